@@ -1,0 +1,99 @@
+// Package schema owns the tables: numbered migrations, embedded, up and down.
+//
+// It never reads or writes the rows in them; that is the ledger's. It promises
+// that migrating is safe to run by several processes at once (one does it, the
+// others wait) and that a database newer than the binary is refused rather than
+// used.
+package schema
+
+import (
+	"context"
+	"database/sql"
+	"embed"
+	"fmt"
+	"io/fs"
+	"time"
+
+	_ "github.com/jackc/pgx/v5/stdlib" // the database/sql driver that goose needs
+	"github.com/pressly/goose/v3"
+	"github.com/pressly/goose/v3/lock"
+)
+
+//go:embed migrations/*.sql
+var migrations embed.FS
+
+// Migration is one numbered step and whether the database has it.
+type Migration struct {
+	Version   int64      `json:"version"`
+	Name      string     `json:"name"`
+	AppliedAt *time.Time `json:"applied_at"`
+}
+
+// Up applies every migration that the database does not have yet and returns
+// the names of those it applied.
+func Up(ctx context.Context, url string) ([]string, error) {
+	var applied []string
+	err := with(ctx, url, func(p *goose.Provider) error {
+		results, err := p.Up(ctx)
+		for _, r := range results {
+			applied = append(applied, r.Source.Path)
+		}
+		return err
+	})
+	return applied, err
+}
+
+// Down takes back the newest applied migration and returns its name. With it go the
+// rows of the tables it made.
+func Down(ctx context.Context, url string) (string, error) {
+	var name string
+	err := with(ctx, url, func(p *goose.Provider) error {
+		result, err := p.Down(ctx)
+		if err == nil {
+			name = result.Source.Path
+		}
+		return err
+	})
+	return name, err
+}
+
+// Status lists all migrations, oldest first.
+func Status(ctx context.Context, url string) ([]Migration, error) {
+	var list []Migration
+	err := with(ctx, url, func(p *goose.Provider) error {
+		status, err := p.Status(ctx)
+		for _, s := range status {
+			m := Migration{Version: s.Source.Version, Name: s.Source.Path}
+			if s.State == goose.StateApplied {
+				m.AppliedAt = &s.AppliedAt
+			}
+			list = append(list, m)
+		}
+		return err
+	})
+	return list, err
+}
+
+func with(ctx context.Context, url string, do func(*goose.Provider) error) error {
+	db, err := sql.Open("pgx", url)
+	if err != nil {
+		return fmt.Errorf("open database: %w", err)
+	}
+	defer db.Close()
+	files, err := fs.Sub(migrations, "migrations")
+	if err != nil {
+		return fmt.Errorf("read migrations: %w", err)
+	}
+	locker, err := lock.NewPostgresSessionLocker()
+	if err != nil {
+		return fmt.Errorf("lock migrations: %w", err)
+	}
+	provider, err := goose.NewProvider(goose.DialectPostgres, db, files, goose.WithSessionLocker(locker))
+	if err != nil {
+		return fmt.Errorf("read migrations: %w", err)
+	}
+	if err := do(provider); err != nil {
+		return fmt.Errorf("migrate: %w", err)
+	}
+	return nil
+}
