@@ -36,3 +36,19 @@ type Verification struct {
 	Duplicates int64     `json:"duplicates"`
 	Problems   []Problem `json:"problems"`
 }
+
+// Order is one thing that Temporal still has to be told.
+type Order struct {
+	ID          int64
+	Publication PublicationID
+	Kind        OrderKind
+}
+
+// OrderKind is what to tell Temporal about a publication.
+type OrderKind string
+
+// The orders.
+const (
+	OrderStart OrderKind = "start" // start its workflow
+	OrderWake  OrderKind = "wake"  // its state changed: look at the ledger
+)

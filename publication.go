@@ -147,3 +147,17 @@ type Device struct {
 	Token    string `json:"token"`
 	Platform string `json:"platform,omitempty"`
 }
+
+// Announcement is what a publication's messages are made of.
+type Announcement struct {
+	Publication PublicationID
+	TopicID     TopicID
+	Topic       Topic
+	TopicName   string
+	Key         Key
+	Class       Class
+	Channels    []Channel
+	Content     Content
+	Audience    int64
+	WaitSeconds *float64 // until its scheduled time; nil when it has none
+}

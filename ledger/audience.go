@@ -1,0 +1,218 @@
+package ledger
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	fanfare "github.com/fanfare-dev/fanfare"
+)
+
+// topicLock is the advisory lock of a topic ($1): writers of its subscriptions
+// share it, an acceptance holds it alone.
+const topicLock = `hashtextextended('fanfare topic ' || $1::bigint, 0)`
+
+// addressLock keeps writers of subscribers' addresses from missing each other:
+// single writes share it and lock their own address, imports hold it alone.
+const addressLock = `hashtextextended('fanfare addresses', 0)`
+
+// TopicExists reports whether a topic was put before.
+func (l *Ledger) TopicExists(ctx context.Context, topic fanfare.Topic) (bool, error) {
+	var exists bool
+	err := l.pool.QueryRow(ctx, `SELECT EXISTS (SELECT FROM topics WHERE topic = $1)`, topic).Scan(&exists)
+	return exists, failed("find topic "+string(topic), err)
+}
+
+// PutTopic creates a topic or renames it.
+func (l *Ledger) PutTopic(ctx context.Context, topic fanfare.Topic, name string) (created bool, err error) {
+	err = l.pool.QueryRow(ctx, `
+		INSERT INTO topics (topic, name) VALUES ($1, $2)
+		ON CONFLICT (topic) DO UPDATE SET name = excluded.name
+		RETURNING xmax = 0`, topic, name).Scan(&created) // xmax is 0 in a row nobody updated
+	return created, failed("put topic "+string(topic), err)
+}
+
+// PutSubscriber creates a subscriber or replaces what is known of them.
+func (l *Ledger) PutSubscriber(ctx context.Context, s fanfare.Subscriber) (created bool, err error) {
+	err = l.transact(ctx, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock_shared(`+addressLock+`)`); err != nil {
+			return err
+		}
+		if s.Email != "" {
+			if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock(hashtextextended('fanfare address ' || lower($1), 0))`, s.Email); err != nil {
+				return err
+			}
+		}
+		created, err = putSubscriber(ctx, tx, s)
+		return err
+	})
+	return created, failed("put subscriber "+string(s.ID), err)
+}
+
+func putSubscriber(ctx context.Context, tx pgx.Tx, s fanfare.Subscriber) (created bool, err error) {
+	err = tx.QueryRow(ctx, `
+		UPDATE subscribers SET email = NULLIF($2, ''), phone = NULLIF($3, ''), devices = $4, locale = NULLIF($5, ''),
+		  time_zone = NULLIF($6, ''), attributes = $7, updated_at = clock_timestamp()
+		WHERE external_id = $1 RETURNING false`,
+		s.ID, s.Email, s.Phone, jsonOrNull(s.Devices), s.Locale, s.TimeZone, jsonOrNull(s.Attributes)).Scan(&created)
+	if errors.Is(err, pgx.ErrNoRows) {
+		// The number is taken only when it is used, so that numbers stay dense.
+		err = tx.QueryRow(ctx, `
+			INSERT INTO subscribers (subscriber_number, external_id, email, phone, devices, locale, time_zone, attributes)
+			VALUES (nextval('subscriber_numbers'), $1, NULLIF($2, ''), NULLIF($3, ''), $4, NULLIF($5, ''), NULLIF($6, ''), $7)
+			ON CONFLICT (external_id) DO UPDATE SET email = excluded.email, phone = excluded.phone, devices = excluded.devices,
+			  locale = excluded.locale, time_zone = excluded.time_zone, attributes = excluded.attributes, updated_at = clock_timestamp()
+			RETURNING xmax = 0`,
+			s.ID, s.Email, s.Phone, jsonOrNull(s.Devices), s.Locale, s.TimeZone, jsonOrNull(s.Attributes)).Scan(&created)
+	}
+	if err != nil || s.Email == "" {
+		return created, err
+	}
+	_, err = tx.Exec(ctx, `
+		UPDATE subscribers SET email_shared = true
+		WHERE email_hash = address_hash($1) AND NOT email_shared
+		  AND (SELECT count(*) FROM subscribers WHERE email_hash = address_hash($1)) > 1`, s.Email)
+	return created, err
+}
+
+// Subscriber reads one subscriber.
+func (l *Ledger) Subscriber(ctx context.Context, id fanfare.SubscriberID) (fanfare.Subscriber, error) {
+	s := fanfare.Subscriber{ID: id}
+	err := l.pool.QueryRow(ctx, `
+		SELECT COALESCE(email, ''), COALESCE(phone, ''), devices, COALESCE(locale, ''), COALESCE(time_zone, ''), attributes
+		FROM subscribers WHERE external_id = $1`, id).Scan(&s.Email, &s.Phone, &s.Devices, &s.Locale, &s.TimeZone, &s.Attributes)
+	if errors.Is(err, pgx.ErrNoRows) {
+		err = fanfare.ErrNotFound
+	}
+	return s, failed("read subscriber "+string(id), err)
+}
+
+// EraseSubscriber removes everything personal and ends all subscriptions. The
+// number stays, so that the books of past publications stay whole.
+func (l *Ledger) EraseSubscriber(ctx context.Context, id fanfare.SubscriberID) error {
+	err := l.transact(ctx, func(tx pgx.Tx) error {
+		var number fanfare.SubscriberNumber
+		err := tx.QueryRow(ctx, `SELECT subscriber_number FROM subscribers WHERE external_id = $1 FOR UPDATE`, id).Scan(&number)
+		if errors.Is(err, pgx.ErrNoRows) {
+			return fanfare.ErrNotFound
+		}
+		if err != nil {
+			return err
+		}
+		rows, err := tx.Query(ctx, `SELECT topic_id FROM subscriptions WHERE subscriber_number = $1 AND ended_cut IS NULL ORDER BY topic_id`, number)
+		if err != nil {
+			return err
+		}
+		topics, err := pgx.CollectRows(rows, pgx.RowTo[fanfare.TopicID])
+		if err != nil {
+			return err
+		}
+		for _, topic := range topics {
+			if err := endSubscription(ctx, tx, topic, number); err != nil {
+				return err
+			}
+		}
+		_, err = tx.Exec(ctx, `
+			UPDATE subscribers SET external_id = NULL, email = NULL, phone = NULL, devices = NULL, locale = NULL,
+			  time_zone = NULL, attributes = NULL, erased_at = clock_timestamp(), updated_at = clock_timestamp()
+			WHERE subscriber_number = $1`, number)
+		return err
+	})
+	return failed("erase subscriber "+string(id), err)
+}
+
+// Subscribe begins a subscription; created is false when it was open already.
+func (l *Ledger) Subscribe(ctx context.Context, topic fanfare.Topic, id fanfare.SubscriberID) (created bool, err error) {
+	err = l.transact(ctx, func(tx pgx.Tx) error {
+		topicID, number, err := member(ctx, tx, topic, id)
+		if err != nil {
+			return err
+		}
+		if err := shareTopic(ctx, tx, topicID); err != nil {
+			return err
+		}
+		tag, err := tx.Exec(ctx, `
+			INSERT INTO subscriptions (topic_id, subscriber_number, began_cut) VALUES ($1, $2, nextval('cuts'))
+			ON CONFLICT (topic_id, subscriber_number) WHERE ended_cut IS NULL DO NOTHING`, topicID, number)
+		created = tag.RowsAffected() == 1
+		return err
+	})
+	return created, failed(fmt.Sprintf("subscribe %s to %s", id, topic), err)
+}
+
+// Unsubscribe ends a subscription. Ending one that is not open changes nothing.
+func (l *Ledger) Unsubscribe(ctx context.Context, topic fanfare.Topic, id fanfare.SubscriberID) error {
+	err := l.transact(ctx, func(tx pgx.Tx) error {
+		topicID, number, err := member(ctx, tx, topic, id)
+		if err != nil {
+			return err
+		}
+		return endSubscription(ctx, tx, topicID, number)
+	})
+	return failed(fmt.Sprintf("unsubscribe %s from %s", id, topic), err)
+}
+
+// EndSubscription does what an unsubscribe link asks for.
+func (l *Ledger) EndSubscription(ctx context.Context, link fanfare.UnsubscribeLink) error {
+	err := l.transact(ctx, func(tx pgx.Tx) error { return endSubscription(ctx, tx, link.Topic, link.Number) })
+	return failed(fmt.Sprintf("end subscription of %d to topic %d", link.Number, link.Topic), err)
+}
+
+// LinkTopic gives the name of the topic that an unsubscribe link is about.
+func (l *Ledger) LinkTopic(ctx context.Context, link fanfare.UnsubscribeLink) (name string, err error) {
+	err = l.pool.QueryRow(ctx, `SELECT name FROM topics WHERE topic_id = $1`, link.Topic).Scan(&name)
+	if errors.Is(err, pgx.ErrNoRows) {
+		err = fanfare.ErrNotFound
+	}
+	return name, failed(fmt.Sprintf("read topic %d", link.Topic), err)
+}
+
+func endSubscription(ctx context.Context, tx pgx.Tx, topic fanfare.TopicID, number fanfare.SubscriberNumber) error {
+	if err := shareTopic(ctx, tx, topic); err != nil {
+		return err
+	}
+	_, err := tx.Exec(ctx, `
+		UPDATE subscriptions SET ended_cut = nextval('cuts'), ended_at = clock_timestamp()
+		WHERE topic_id = $1 AND subscriber_number = $2 AND ended_cut IS NULL`, topic, number)
+	return err
+}
+
+func shareTopic(ctx context.Context, tx pgx.Tx, topic fanfare.TopicID) error {
+	_, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock_shared(`+topicLock+`)`, topic)
+	return err
+}
+
+func member(ctx context.Context, tx pgx.Tx, topic fanfare.Topic, id fanfare.SubscriberID) (fanfare.TopicID, fanfare.SubscriberNumber, error) {
+	topicID, err := topicID(ctx, tx, topic)
+	if err != nil {
+		return 0, 0, err
+	}
+	var number fanfare.SubscriberNumber
+	err = tx.QueryRow(ctx, `SELECT subscriber_number FROM subscribers WHERE external_id = $1 FOR KEY SHARE`, id).Scan(&number)
+	if errors.Is(err, pgx.ErrNoRows) {
+		err = fmt.Errorf("subscriber %s: %w", id, fanfare.ErrNotFound)
+	}
+	return topicID, number, err
+}
+
+type querier interface {
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}
+
+func topicID(ctx context.Context, q querier, topic fanfare.Topic) (id fanfare.TopicID, err error) {
+	err = q.QueryRow(ctx, `SELECT topic_id FROM topics WHERE topic = $1`, topic).Scan(&id)
+	if errors.Is(err, pgx.ErrNoRows) {
+		err = fmt.Errorf("topic %s: %w", topic, fanfare.ErrUnknownTopic)
+	}
+	return id, err
+}
+
+// jsonOrNull keeps empty collections out of the table.
+func jsonOrNull[T ~[]fanfare.Device | ~map[string]string](v T) any {
+	if len(v) == 0 {
+		return nil
+	}
+	return v
+}

@@ -1,0 +1,105 @@
+package ledger
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	fanfare "github.com/fanfare-dev/fanfare"
+)
+
+// Doubt is one call of which nobody knows whether the provider accepted it.
+type Doubt struct {
+	Ref      fanfare.BatchRef
+	Call     fanfare.CallID
+	Provider string
+	EndedAt  time.Time
+	Looks    int
+	// Overdue is true when the deadline has passed.
+	Overdue bool
+	// Witness is an accepted call that a look-up should show before the absence
+	// of this one means anything: the first accepted after it or, where there
+	// was none, the last before. Empty when the publication has no accepted call.
+	Witness fanfare.CallID
+}
+
+// Doubts returns the publication's doubtful calls on a channel that are to be
+// looked up now, at most limit of them, and the time until the next.
+// The span is nil when nothing is in doubt.
+func (l *Ledger) Doubts(ctx context.Context, id fanfare.PublicationID, channel fanfare.Channel, limit int) (due []Doubt, next *time.Duration, err error) {
+	op := "doubts of " + string(id)
+	rows, err := l.pool.Query(ctx, `
+		SELECT d.call_id, c.batch, d.provider, d.call_ended_at, d.looks, d.deadline <= clock_timestamp(),
+		  COALESCE(
+		    (SELECT w.call_id::text FROM calls w WHERE w.publication_id = $1 AND w.channel = $2 AND w.provider = d.provider
+		       AND w.outcome = 'accepted' AND w.claimed_at >= d.call_ended_at ORDER BY w.claimed_at LIMIT 1),
+		    (SELECT w.call_id::text FROM calls w WHERE w.publication_id = $1 AND w.channel = $2 AND w.provider = d.provider
+		       AND w.outcome = 'accepted' ORDER BY w.claimed_at DESC LIMIT 1), '')
+		FROM doubts d JOIN calls c USING (publication_id, call_id)
+		WHERE d.publication_id = $1 AND d.channel = $2 AND d.look_at <= clock_timestamp()
+		ORDER BY d.look_at LIMIT $3`, id, channel, limit)
+	if err != nil {
+		return nil, nil, failed(op, err)
+	}
+	due, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (Doubt, error) {
+		d := Doubt{Ref: fanfare.BatchRef{Publication: id, Channel: channel}}
+		err := row.Scan(&d.Call, &d.Ref.N, &d.Provider, &d.EndedAt, &d.Looks, &d.Overdue, &d.Witness)
+		return d, err
+	})
+	if err != nil {
+		return nil, nil, failed(op, err)
+	}
+	var wait *float64
+	err = l.pool.QueryRow(ctx, `
+		SELECT extract(epoch FROM min(look_at) - clock_timestamp())::float8 FROM doubts
+		WHERE publication_id = $1 AND channel = $2`, id, channel).Scan(&wait)
+	return due, spanOf(wait), failed(op, err)
+}
+
+// LookAgain notes a look-up that settled nothing and when the next one is due.
+// extend moves the deadline there too: the look-up failed, or has not yet shown what it
+// must have shown before absence means anything.
+func (l *Ledger) LookAgain(ctx context.Context, d Doubt, after time.Duration, extend bool, note string) error {
+	_, err := l.pool.Exec(ctx, `
+		UPDATE doubts SET looks = looks + 1, last_look = $5,
+		  look_at = CASE WHEN $4 THEN clock_timestamp() + make_interval(secs => $3)
+		    ELSE LEAST(clock_timestamp() + make_interval(secs => $3), GREATEST(deadline, clock_timestamp())) END,
+		  deadline = CASE WHEN $4 THEN GREATEST(deadline, clock_timestamp() + make_interval(secs => $3)) ELSE deadline END
+		WHERE publication_id = $1 AND call_id = $2`, d.Ref.Publication, d.Call, seconds(after), extend, note)
+	return failed("look again for call "+string(d.Call), err)
+}
+
+// ApplyPolicy ends a doubt without evidence, as the channel's policy says:
+// what was never re-sent is re-sent once, where the policy is Resend and the publication
+// still runs; everything else is dead, and kept.
+func (l *Ledger) ApplyPolicy(ctx context.Context, d Doubt) error {
+	policy := l.cfg.DoubtPolicy[d.Ref.Channel]
+	if policy == "" {
+		policy = Hold
+	}
+	b := &pgx.Batch{}
+	b.Queue(`SELECT FROM publications WHERE publication_id = $1 FOR SHARE`, d.Ref.Publication)
+	b.Queue(lockBatchSQL, d.Ref.Publication, d.Ref.Channel, d.Ref.N)
+	b.Queue(`
+		WITH doubt AS (
+		  DELETE FROM doubts WHERE publication_id = $1 AND call_id = $4 RETURNING call_id
+		), call AS (
+		  UPDATE calls SET evidence = 'none by the deadline; policy ' || $5 FROM doubt
+		  WHERE publication_id = $1 AND calls.call_id = doubt.call_id RETURNING first_number, last_number
+		), allowed AS MATERIALIZED (
+		  SELECT $5 = 'resend' AND state IN ('running', 'paused') AND expires_at > clock_timestamp() AS resend FROM publications WHERE publication_id = $1
+		)
+		UPDATE deliveries d SET
+		  state = CASE WHEN allowed.resend AND d.resends = 0 THEN 'pending' ELSE 'dead' END::delivery_state,
+		  reason = CASE WHEN allowed.resend AND d.resends = 0 THEN NULL ELSE 'doubt_held' END,
+		  resends = CASE WHEN allowed.resend THEN 1 ELSE d.resends END,
+		  due_at = CASE WHEN allowed.resend AND d.resends = 0 THEN clock_timestamp() END,
+		  changed_at = clock_timestamp()
+		FROM allowed, call
+		WHERE d.publication_id = $1 AND d.channel = $2 AND d.batch = $3 AND d.call_id = $4 AND d.state = 'in_doubt'
+		  AND d.subscriber_number BETWEEN call.first_number AND call.last_number`,
+		d.Ref.Publication, d.Ref.Channel, d.Ref.N, d.Call, string(policy))
+	return failed(fmt.Sprintf("apply policy %s to call %s", policy, d.Call), l.pipeline(ctx, b))
+}

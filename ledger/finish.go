@@ -1,0 +1,170 @@
+package ledger
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	fanfare "github.com/fanfare-dev/fanfare"
+)
+
+// Start moves an accepted or scheduled publication to running once its time has
+// come. Starting one that runs already changes nothing.
+func (l *Ledger) Start(ctx context.Context, id fanfare.PublicationID) error {
+	_, err := l.pool.Exec(ctx, `
+		UPDATE publications SET state = 'running', started_at = clock_timestamp()
+		WHERE publication_id = $1 AND state IN ('accepted', 'scheduled') AND COALESCE(scheduled_at, accepted_at) <= clock_timestamp()`, id)
+	return failed("start "+string(id), err)
+}
+
+// Expire stops a publication whose time is over. Nothing is sent late.
+func (l *Ledger) Expire(ctx context.Context, id fanfare.PublicationID) error {
+	_, err := l.pool.Exec(ctx, `
+		UPDATE publications SET state = 'expired', stopped_at = clock_timestamp(), resume_state = NULL
+		WHERE publication_id = $1 AND state IN ('accepted', 'scheduled', 'running', 'paused') AND expires_at <= clock_timestamp()`, id)
+	return failed("expire "+string(id), err)
+}
+
+// CloseBatch writes up to limit of the batch's recipients who were not sent to
+// as skipped, when the publication was cancelled or has expired. done is true
+// when nobody is left who could still be sent to; calls under way settle by themselves.
+func (l *Ledger) CloseBatch(ctx context.Context, ref fanfare.BatchRef, limit int) (done bool, err error) {
+	b := &pgx.Batch{}
+	b.Queue(lockBatchSQL, ref.Publication, ref.Channel, ref.N)
+	b.Queue(closeNewSQL, ref.Publication, ref.Channel, ref.N, limit)
+	b.Queue(closeWaitingSQL, ref.Publication, ref.Channel, ref.N)
+	b.Queue(`
+		SELECT claimed_through >= last_number FROM batches
+		WHERE publication_id = $1 AND channel = $2 AND n = $3`, ref.Publication, ref.Channel, ref.N).
+		QueryRow(func(row pgx.Row) error { return row.Scan(&done) })
+	return done, failed("close "+ref.WorkflowID(), l.pipeline(ctx, b))
+}
+
+const (
+	stoppedSQL = `
+WITH stopped AS MATERIALIZED (
+  SELECT p.topic_id, p.cut, p.state::text AS reason FROM publications p
+  WHERE p.publication_id = $1 AND p.state IN ('cancelled', 'expired')
+)`
+
+	closeNewSQL = stoppedSQL + `, slice AS MATERIALIZED (
+  SELECT b.claimed_through, b.last_number FROM batches b, stopped
+  WHERE b.publication_id = $1 AND b.channel = $2 AND b.n = $3 AND b.claimed_through < b.last_number
+), member AS MATERIALIZED (
+  SELECT s.subscriber_number FROM subscriptions s
+  WHERE s.topic_id = (SELECT topic_id FROM stopped)
+    AND s.subscriber_number > (SELECT claimed_through FROM slice) AND s.subscriber_number <= (SELECT last_number FROM slice)
+    AND s.began_cut < (SELECT cut FROM stopped) AND (s.ended_cut IS NULL OR s.ended_cut > (SELECT cut FROM stopped))
+  ORDER BY s.topic_id, s.subscriber_number LIMIT $4
+), moved AS (
+  UPDATE batches b SET claimed_through = CASE
+    WHEN (SELECT count(*) FROM member) < $4 THEN b.last_number ELSE (SELECT max(subscriber_number) FROM member) END
+  WHERE b.publication_id = $1 AND b.channel = $2 AND b.n = $3 AND EXISTS (SELECT FROM slice)
+)
+INSERT INTO deliveries (publication_id, subscriber_number, channel, batch, state, reason)
+SELECT $1, m.subscriber_number, $2, $3, 'skipped', stopped.reason FROM member m, stopped`
+
+	closeWaitingSQL = stoppedSQL + `
+UPDATE deliveries d SET state = 'skipped', reason = stopped.reason, code = NULL, due_at = NULL, changed_at = clock_timestamp()
+FROM stopped, attention a
+WHERE a.publication_id = $1 AND a.channel = $2 AND a.batch = $3 AND a.state = 'pending'
+  AND d.publication_id = $1 AND d.channel = $2 AND d.subscriber_number = a.subscriber_number AND d.state = 'pending'`
+)
+
+// OpenBatches returns, in order, at most limit batches of a publication behind
+// the given one that have something left to do.
+func (l *Ledger) OpenBatches(ctx context.Context, id fanfare.PublicationID, after fanfare.BatchRef, limit int) ([]fanfare.BatchRef, error) {
+	rows, err := l.pool.Query(ctx, `
+		SELECT publication_id, channel, n FROM batches
+		WHERE publication_id = $1 AND (channel, n) > ($2::channel, $3)
+		  AND (claimed_through < last_number OR sending + in_doubt + sent + delivered + failed + skipped + dead < intended OR sending + in_doubt > 0)
+		ORDER BY channel, n LIMIT $4`, id, channelOrFirst(after.Channel), after.N, limit)
+	if err != nil {
+		return nil, failed("open batches of "+string(id), err)
+	}
+	refs, err := pgx.CollectRows(rows, pgx.RowToStructByPos[fanfare.BatchRef])
+	return refs, failed("open batches of "+string(id), err)
+}
+
+func channelOrFirst(c fanfare.Channel) fanfare.Channel {
+	if c == "" {
+		return fanfare.Email // the first of the enum; its batches count from 1
+	}
+	return c
+}
+
+// Finish closes a publication when, and only when, everyone in its audience has
+// come to an end: pending + sending + in_doubt = 0. It returns the publication as it is then.
+func (l *Ledger) Finish(ctx context.Context, id fanfare.PublicationID) (fanfare.Publication, error) {
+	err := l.transact(ctx, func(tx pgx.Tx) error {
+		var state fanfare.PublicationState
+		var finished bool
+		err := tx.QueryRow(ctx, `SELECT state, finished_at IS NOT NULL FROM publications WHERE publication_id = $1 FOR UPDATE`, id).Scan(&state, &finished)
+		if errors.Is(err, pgx.ErrNoRows) {
+			return fanfare.ErrNotFound
+		}
+		if err != nil || finished || state == fanfare.Accepted || state == fanfare.Scheduled || state == fanfare.Paused {
+			return err
+		}
+		var unfinished, bad int64
+		err = tx.QueryRow(ctx, `
+			SELECT p.audience * cardinality(p.channels) - COALESCE(sum(b.sent + b.delivered + b.failed + b.skipped + b.dead), 0)::bigint,
+			  COALESCE(sum(b.failed + b.dead), 0)::bigint
+			FROM publications p LEFT JOIN batches b USING (publication_id)
+			WHERE p.publication_id = $1 GROUP BY p.publication_id`, id).Scan(&unfinished, &bad)
+		if err != nil || unfinished > 0 {
+			return err
+		}
+		final := state
+		if state == fanfare.Running {
+			final = fanfare.Completed
+			if bad > 0 {
+				final = fanfare.CompletedWithFailures
+			}
+		}
+		_, err = tx.Exec(ctx, `UPDATE publications SET state = $2, finished_at = clock_timestamp() WHERE publication_id = $1`, id, final)
+		return err
+	})
+	if err != nil {
+		return fanfare.Publication{}, failed("finish "+string(id), err)
+	}
+	return l.Publication(ctx, id)
+}
+
+// BatchProblems names deliveries of a batch that did not go well, for people:
+// at most limit ids, failed, dead and in doubt, with a count of the rest.
+func (l *Ledger) BatchProblems(ctx context.Context, ref fanfare.BatchRef, limit int) (fanfare.BatchProblems, error) {
+	p := fanfare.BatchProblems{Reasons: map[string]int64{}}
+	rows, err := l.pool.Query(ctx, `
+		SELECT state || ' ' || reason, count FROM batch_reasons
+		WHERE publication_id = $1 AND channel = $2 AND n = $3 AND count > 0`, ref.Publication, ref.Channel, ref.N)
+	if err != nil {
+		return p, failed("problems of "+ref.WorkflowID(), err)
+	}
+	var reason string
+	var count int64
+	if _, err = pgx.ForEachRow(rows, []any{&reason, &count}, func() error { p.Reasons[reason] = count; return nil }); err != nil {
+		return p, failed("problems of "+ref.WorkflowID(), err)
+	}
+	rows, err = l.pool.Query(ctx, `
+		SELECT state, subscriber_number FROM attention
+		WHERE publication_id = $1 AND channel = $2 AND batch = $3 AND state IN ('failed', 'dead', 'in_doubt')
+		UNION ALL
+		SELECT state, subscriber_number FROM deliveries
+		WHERE publication_id = $1 AND channel = $2 AND batch = $3 AND state = 'skipped'
+		  AND subscriber_number BETWEEN (SELECT first_number FROM batches WHERE publication_id = $1 AND channel = $2 AND n = $3)
+		    AND (SELECT last_number FROM batches WHERE publication_id = $1 AND channel = $2 AND n = $3)
+		LIMIT $4`, ref.Publication, ref.Channel, ref.N, limit)
+	if err != nil {
+		return p, failed("problems of "+ref.WorkflowID(), err)
+	}
+	var state fanfare.State
+	id := fanfare.DeliveryID{Publication: ref.Publication, Channel: ref.Channel}
+	_, err = pgx.ForEachRow(rows, []any{&state, &id.Number}, func() error {
+		p.Deliveries = append(p.Deliveries, fmt.Sprintf("%s %s", state, id))
+		return nil
+	})
+	return p, failed("problems of "+ref.WorkflowID(), err)
+}
