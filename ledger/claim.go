@@ -11,38 +11,21 @@ import (
 	fanfare "github.com/fanfare-dev/fanfare"
 )
 
-// Claim is what a claim won: the lease of one call and its recipients. Without
-// recipients there is nothing to send now; Tally says why.
-type Claim struct {
-	Call       fanfare.CallID
-	Recipients []Recipient
-	Tally      fanfare.BatchTally
-}
-
-// Recipient is one claimed delivery.
-type Recipient struct {
-	Number  fanfare.SubscriberNumber
-	Address string
-}
-
-// Range limits a claim to subscriber numbers from First to Last.
-type Range struct{ First, Last fanfare.SubscriberNumber }
-
 // ClaimNew claims up to limit recipients of the batch who have no row yet and
 // moves the batch's cursor past them. Those who must not be sent to are written as skipped,
 // each with its reason.
-func (l *Ledger) ClaimNew(ctx context.Context, ref fanfare.BatchRef, provider string, limit int) (Claim, error) {
-	return l.claim(ctx, ref, claimNewSQL, ref.Publication, ref.Channel, ref.N, limit, provider, seconds(BeginWithin), seconds(CallWithin))
+func (l *Ledger) ClaimNew(ctx context.Context, ref fanfare.BatchRef, provider string, limit int) (fanfare.Claim, error) {
+	return l.claim(ctx, ref, claimNewSQL, ref.Publication, ref.Channel, ref.N, limit, provider, seconds(beginWithin), seconds(callWithin))
 }
 
 // ClaimDue claims up to limit waiting recipients of the batch whose time has
 // come, out of a range of numbers.
-func (l *Ledger) ClaimDue(ctx context.Context, ref fanfare.BatchRef, provider string, limit int, within Range) (Claim, error) {
-	return l.claim(ctx, ref, claimDueSQL, ref.Publication, ref.Channel, ref.N, limit, provider, seconds(BeginWithin), seconds(CallWithin), within.First, within.Last)
+func (l *Ledger) ClaimDue(ctx context.Context, ref fanfare.BatchRef, provider string, limit int, within fanfare.Range) (fanfare.Claim, error) {
+	return l.claim(ctx, ref, claimDueSQL, ref.Publication, ref.Channel, ref.N, limit, provider, seconds(beginWithin), seconds(callWithin), within.First, within.Last, seconds(within.DueIn))
 }
 
-func (l *Ledger) claim(ctx context.Context, ref fanfare.BatchRef, sql string, args ...any) (Claim, error) {
-	var claim Claim
+func (l *Ledger) claim(ctx context.Context, ref fanfare.BatchRef, sql string, args ...any) (fanfare.Claim, error) {
+	claim := fanfare.Claim{BeginWithin: beginWithin, CallWithin: callWithin}
 	b := &pgx.Batch{}
 	// The gate. Cancel and pause change this row: they wait for the claims in
 	// flight, and later claims see them. Its own statement, because the next one's snapshot
@@ -50,7 +33,7 @@ func (l *Ledger) claim(ctx context.Context, ref fanfare.BatchRef, sql string, ar
 	b.Queue(`SELECT FROM publications WHERE publication_id = $1 FOR SHARE`, ref.Publication)
 	b.Queue(lockBatchSQL, ref.Publication, ref.Channel, ref.N)
 	b.Queue(sql, args...).Query(func(rows pgx.Rows) error {
-		var r Recipient
+		var r fanfare.Claimed
 		_, err := pgx.ForEachRow(rows, []any{&claim.Call, &r.Number, &r.Address}, func() error {
 			claim.Recipients = append(claim.Recipients, r)
 			return nil
@@ -59,7 +42,7 @@ func (l *Ledger) claim(ctx context.Context, ref fanfare.BatchRef, sql string, ar
 	})
 	queueTally(b, ref, &claim.Tally)
 	if err := l.pipeline(ctx, b); err != nil {
-		return Claim{}, failed("claim "+ref.WorkflowID(), err)
+		return fanfare.Claim{}, failed("claim "+ref.WorkflowID(), err)
 	}
 	return claim, nil
 }
@@ -67,7 +50,8 @@ func (l *Ledger) claim(ctx context.Context, ref fanfare.BatchRef, sql string, ar
 const lockBatchSQL = `SELECT FROM batches WHERE publication_id = $1 AND channel = $2 AND n = $3 FOR UPDATE`
 
 // The parts of a claim. $1 publication, $2 channel, $3 batch, $4 limit,
-// $5 provider, $6 and $7 the spans of the lease; $8 and $9 a range of numbers.
+// $5 provider, $6 and $7 the spans of the lease; $8 and $9 a range of numbers, and
+// $10 how many seconds early they may be taken.
 //
 // The scalar sub-selects keep the order of the primary key, so that LIMIT stops
 // after a chunk instead of sorting the rest of the batch. OFFSET 0 keeps the look-ups
@@ -95,7 +79,7 @@ slice AS MATERIALIZED (
 due AS MATERIALIZED (
   SELECT a.subscriber_number FROM attention a
   WHERE a.publication_id = $1 AND a.channel = $2 AND a.batch = $3 AND a.state = 'pending'
-    AND a.due_at <= (SELECT now FROM gate) AND a.subscriber_number BETWEEN $8 AND $9
+    AND a.due_at <= (SELECT now FROM gate) + make_interval(secs => $10) AND a.subscriber_number BETWEEN $8 AND $9
   ORDER BY a.subscriber_number LIMIT $4
 ), member AS MATERIALIZED (
   SELECT due.subscriber_number, s.ended FROM due CROSS JOIN LATERAL (

@@ -10,25 +10,10 @@ import (
 	fanfare "github.com/fanfare-dev/fanfare"
 )
 
-// Doubt is one call of which nobody knows whether the provider accepted it.
-type Doubt struct {
-	Ref      fanfare.BatchRef
-	Call     fanfare.CallID
-	Provider string
-	EndedAt  time.Time
-	Looks    int
-	// Overdue is true when the deadline has passed.
-	Overdue bool
-	// Witness is an accepted call that a look-up should show before the absence
-	// of this one means anything: the first accepted after it or, where there
-	// was none, the last before. Empty when the publication has no accepted call.
-	Witness fanfare.CallID
-}
-
 // Doubts returns the publication's doubtful calls on a channel that are to be
 // looked up now, at most limit of them, and the time until the next.
 // The span is nil when nothing is in doubt.
-func (l *Ledger) Doubts(ctx context.Context, id fanfare.PublicationID, channel fanfare.Channel, limit int) (due []Doubt, next *time.Duration, err error) {
+func (l *Ledger) Doubts(ctx context.Context, id fanfare.PublicationID, channel fanfare.Channel, limit int) (due []fanfare.Doubt, next *time.Duration, err error) {
 	op := "doubts of " + string(id)
 	rows, err := l.pool.Query(ctx, `
 		SELECT d.call_id, c.batch, d.provider, d.call_ended_at, d.looks, d.deadline <= clock_timestamp(),
@@ -43,8 +28,8 @@ func (l *Ledger) Doubts(ctx context.Context, id fanfare.PublicationID, channel f
 	if err != nil {
 		return nil, nil, failed(op, err)
 	}
-	due, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (Doubt, error) {
-		d := Doubt{Ref: fanfare.BatchRef{Publication: id, Channel: channel}}
+	due, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (fanfare.Doubt, error) {
+		d := fanfare.Doubt{Ref: fanfare.BatchRef{Publication: id, Channel: channel}}
 		err := row.Scan(&d.Call, &d.Ref.N, &d.Provider, &d.EndedAt, &d.Looks, &d.Overdue, &d.Witness)
 		return d, err
 	})
@@ -61,7 +46,7 @@ func (l *Ledger) Doubts(ctx context.Context, id fanfare.PublicationID, channel f
 // LookAgain notes a look-up that settled nothing and when the next one is due.
 // extend moves the deadline there too: the look-up failed, or has not yet shown what it
 // must have shown before absence means anything.
-func (l *Ledger) LookAgain(ctx context.Context, d Doubt, after time.Duration, extend bool, note string) error {
+func (l *Ledger) LookAgain(ctx context.Context, d fanfare.Doubt, after time.Duration, extend bool, note string) error {
 	_, err := l.pool.Exec(ctx, `
 		UPDATE doubts SET looks = looks + 1, last_look = $5,
 		  look_at = CASE WHEN $4 THEN clock_timestamp() + make_interval(secs => $3)
@@ -74,7 +59,7 @@ func (l *Ledger) LookAgain(ctx context.Context, d Doubt, after time.Duration, ex
 // ApplyPolicy ends a doubt without evidence, as the channel's policy says:
 // what was never re-sent is re-sent once, where the policy is Resend and the publication
 // still runs; everything else is dead, and kept.
-func (l *Ledger) ApplyPolicy(ctx context.Context, d Doubt) error {
+func (l *Ledger) ApplyPolicy(ctx context.Context, d fanfare.Doubt) error {
 	policy := l.cfg.DoubtPolicy[d.Ref.Channel]
 	if policy == "" {
 		policy = Hold

@@ -73,26 +73,22 @@ WHERE a.publication_id = $1 AND a.channel = $2 AND a.batch = $3 AND a.state = 'p
   AND d.publication_id = $1 AND d.channel = $2 AND d.subscriber_number = a.subscriber_number AND d.state = 'pending'`
 )
 
-// OpenBatches returns, in order, at most limit batches of a publication behind
-// the given one that have something left to do.
-func (l *Ledger) OpenBatches(ctx context.Context, id fanfare.PublicationID, after fanfare.BatchRef, limit int) ([]fanfare.BatchRef, error) {
+// OpenBatches returns, in order, at most limit batches of a publication's
+// channel behind the nth that have something left to do.
+func (l *Ledger) OpenBatches(ctx context.Context, id fanfare.PublicationID, channel fanfare.Channel, after, limit int) ([]fanfare.Batch, error) {
 	rows, err := l.pool.Query(ctx, `
-		SELECT publication_id, channel, n FROM batches
-		WHERE publication_id = $1 AND (channel, n) > ($2::channel, $3)
-		  AND (claimed_through < last_number OR sending + in_doubt + sent + delivered + failed + skipped + dead < intended OR sending + in_doubt > 0)
-		ORDER BY channel, n LIMIT $4`, id, channelOrFirst(after.Channel), after.N, limit)
+		SELECT n, first_number, last_number, intended FROM batches
+		WHERE publication_id = $1 AND channel = $2 AND n > $3 AND sent + delivered + failed + skipped + dead < intended
+		ORDER BY n LIMIT $4`, id, channel, after, limit)
 	if err != nil {
 		return nil, failed("open batches of "+string(id), err)
 	}
-	refs, err := pgx.CollectRows(rows, pgx.RowToStructByPos[fanfare.BatchRef])
-	return refs, failed("open batches of "+string(id), err)
-}
-
-func channelOrFirst(c fanfare.Channel) fanfare.Channel {
-	if c == "" {
-		return fanfare.Email // the first of the enum; its batches count from 1
-	}
-	return c
+	batches, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (fanfare.Batch, error) {
+		b := fanfare.Batch{BatchRef: fanfare.BatchRef{Publication: id, Channel: channel}}
+		err := row.Scan(&b.N, &b.First, &b.Last, &b.Intended)
+		return b, err
+	})
+	return batches, failed("open batches of "+string(id), err)
 }
 
 // Finish closes a publication when, and only when, everyone in its audience has

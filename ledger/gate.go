@@ -87,7 +87,7 @@ func (l *Ledger) turn(ctx context.Context, op string, id fanfare.PublicationID, 
 }
 
 // waitForQuiet returns once every earlier claim is past its begin_by, settled
-// or released: about BeginWithin at most.
+// or released: about beginWithin at most.
 func (l *Ledger) waitForQuiet(ctx context.Context, id fanfare.PublicationID) error {
 	tick := time.NewTicker(quietStep)
 	defer tick.Stop()

@@ -31,12 +31,12 @@ import (
 
 // The spans of a lease.
 const (
-	// BeginWithin is how long after its claim a call may begin. A cancel waits
+	// beginWithin is how long after its claim a call may begin. A cancel waits
 	// for it, so it bounds how long a cancel takes.
-	BeginWithin = time.Second
-	// CallWithin is how long after its claim a call may last. Providers answer
+	beginWithin = time.Second
+	// callWithin is how long after its claim a call may last. Providers answer
 	// within seconds; a call cut earlier than that would be doubt made by us.
-	CallWithin = 15 * time.Second
+	callWithin = 15 * time.Second
 	// lapseMargin keeps others off a call that ran out: its worker may be
 	// settling at this very moment.
 	lapseMargin = 2 * time.Second

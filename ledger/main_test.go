@@ -105,25 +105,25 @@ func draft(key string) fanfare.Draft {
 }
 
 var (
-	accepted = ledger.Result{Outcome: fanfare.Outcome{Kind: fanfare.OutcomeAccepted, Code: "202"}, ProviderID: "m-1"}
-	lost     = ledger.Result{Outcome: fanfare.Outcome{Kind: fanfare.OutcomeAmbiguous, Detail: "cut"}}
+	accepted = fanfare.Result{Outcome: fanfare.Outcome{Kind: fanfare.OutcomeAccepted, Code: "202"}, ProviderID: "m-1"}
+	lost     = fanfare.Result{Outcome: fanfare.Outcome{Kind: fanfare.OutcomeAmbiguous, Detail: "cut"}}
 )
 
-func (w *world) claimNew(ref fanfare.BatchRef, limit int) ledger.Claim {
+func (w *world) claimNew(ref fanfare.BatchRef, limit int) fanfare.Claim {
 	w.t.Helper()
 	c, err := w.ClaimNew(w.t.Context(), ref, "sendgrid", limit)
 	require.NoError(w.t, err)
 	return c
 }
 
-func (w *world) claimDue(ref fanfare.BatchRef, limit int) ledger.Claim {
+func (w *world) claimDue(ref fanfare.BatchRef, limit int) fanfare.Claim {
 	w.t.Helper()
-	c, err := w.ClaimDue(w.t.Context(), ref, "sendgrid", limit, ledger.Range{First: 0, Last: 1 << 60})
+	c, err := w.ClaimDue(w.t.Context(), ref, "sendgrid", limit, fanfare.Range{First: 0, Last: 1 << 60})
 	require.NoError(w.t, err)
 	return c
 }
 
-func (w *world) settle(ref fanfare.BatchRef, call fanfare.CallID, r ledger.Result) fanfare.BatchTally {
+func (w *world) settle(ref fanfare.BatchRef, call fanfare.CallID, r fanfare.Result) fanfare.BatchTally {
 	w.t.Helper()
 	tally, err := w.Settle(w.t.Context(), ref, call, r)
 	require.NoError(w.t, err)

@@ -9,17 +9,6 @@ import (
 	fanfare "github.com/fanfare-dev/fanfare"
 )
 
-// Result is what became of a call.
-type Result struct {
-	// Outcome holds for every recipient that Rejected does not name. Its
-	// RetryAfter is when those that were not accepted may be claimed again.
-	Outcome    fanfare.Outcome
-	Rejected   map[fanfare.SubscriberNumber]fanfare.Outcome
-	ProviderID string
-	// Evidence is how a doubtful call was settled; empty for the call's own answer.
-	Evidence string
-}
-
 // Settle writes what became of a call, for the deliveries that the call still
 // holds: accepted ones are sent, rejected ones failed, ambiguous ones in doubt,
 // and all others wait again. Proof of acceptance also takes back those that
@@ -28,7 +17,7 @@ type Result struct {
 // Settling again changes nothing, except that a result that is known takes the
 // place of one that was in doubt. What comes too late for a delivery that
 // another call holds stays on the call's record.
-func (l *Ledger) Settle(ctx context.Context, ref fanfare.BatchRef, call fanfare.CallID, r Result) (fanfare.BatchTally, error) {
+func (l *Ledger) Settle(ctx context.Context, ref fanfare.BatchRef, call fanfare.CallID, r fanfare.Result) (fanfare.BatchTally, error) {
 	var tally fanfare.BatchTally
 	b := &pgx.Batch{}
 	b.Queue(lockBatchSQL, ref.Publication, ref.Channel, ref.N)
@@ -37,7 +26,7 @@ func (l *Ledger) Settle(ctx context.Context, ref fanfare.BatchRef, call fanfare.
 	return tally, failed("settle call "+string(call), l.pipeline(ctx, b))
 }
 
-func (l *Ledger) queueSettle(b *pgx.Batch, ref fanfare.BatchRef, call fanfare.CallID, r Result, endedAt *time.Time) {
+func (l *Ledger) queueSettle(b *pgx.Batch, ref fanfare.BatchRef, call fanfare.CallID, r fanfare.Result, endedAt *time.Time) {
 	numbers := make([]int64, 0, len(r.Rejected))
 	codes := make([]string, 0, len(r.Rejected))
 	for number, outcome := range r.Rejected {
@@ -115,7 +104,7 @@ func (l *Ledger) DoubtLapsed(ctx context.Context, ref fanfare.BatchRef) (fanfare
 	b := &pgx.Batch{}
 	b.Queue(lockBatchSQL, ref.Publication, ref.Channel, ref.N)
 	for _, c := range calls {
-		l.queueSettle(b, ref, c.Call, Result{Outcome: fanfare.Outcome{
+		l.queueSettle(b, ref, c.Call, fanfare.Result{Outcome: fanfare.Outcome{
 			Kind: fanfare.OutcomeAmbiguous, Detail: "the worker stopped before it wrote what became of the call",
 		}}, &c.Until)
 	}
