@@ -1,0 +1,147 @@
+package sandbox
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"html/template"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+)
+
+const (
+	// defaultMaxMessages bounds kept contents to about 700 MB.
+	defaultMaxMessages = 2_000_000
+	// shutdownGrace is how long answers under way may take once Serve is told
+	// to stop. Calls that hang are cut at once, so nothing legitimate needs more.
+	shutdownGrace = 5 * time.Second
+)
+
+// Config says how a sandbox behaves. The zero value works.
+type Config struct {
+	// APIKey is the only bearer key accepted. Empty: any key, but one is needed.
+	APIKey string
+	// Pace is the number of messages per second that are answered at most.
+	// 0 is no limit. Faults.Pace, where set, replaces it. A message is recorded
+	// when it arrives; it is the answer that waits.
+	Pace float64
+	// MaxMessages is how many messages are kept to be shown and looked up; of
+	// the older ones the contents are dropped and the counts remain.
+	// 0 is 2,000,000; a negative number keeps none.
+	MaxMessages int
+	// Logger hears of changed faults and of trouble while serving; never of an
+	// address or a message. nil is silent.
+	Logger *slog.Logger
+}
+
+// Sandbox is a set of stand-in providers. It is safe for concurrent use.
+type Sandbox struct {
+	config  Config
+	log     *slog.Logger
+	store   *store
+	faults  *faults
+	pages   *template.Template
+	buffers sync.Pool // *bytes.Buffer: request bodies, reused
+}
+
+// New makes a sandbox that has received nothing and misbehaves nowhere.
+func New(config Config) *Sandbox {
+	if config.MaxMessages == 0 {
+		config.MaxMessages = defaultMaxMessages
+	}
+	log := config.Logger
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	return &Sandbox{
+		config: config,
+		log:    log,
+		store:  newStore(max(config.MaxMessages, 0)),
+		faults: newFaults(config.Pace),
+		pages:  parsePages(),
+	}
+}
+
+// Handler serves the providers' paths, the admin API under /sandbox/ and the
+// page for people at /. Calls that hang do so until their client leaves.
+func (s *Sandbox) Handler() http.Handler {
+	mux := http.NewServeMux()
+	s.routeSendGrid(mux)
+	s.routeAdmin(mux)
+	s.routePages(mux)
+	return mux
+}
+
+// Serve answers on l until ctx ends, then stops accepting, cuts the calls that
+// hang, lets the others finish for up to 5 seconds and returns nil. It closes l.
+func (s *Sandbox) Serve(ctx context.Context, l net.Listener) error {
+	server := &http.Server{
+		Handler:           s.Handler(),
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		// Requests end with ctx, which frees those that hang or wait for their turn.
+		BaseContext: func(net.Listener) context.Context { return ctx },
+		ErrorLog:    slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
+	}
+	failed := make(chan error, 1)
+	go func() { failed <- server.Serve(l) }()
+	select {
+	case err := <-failed:
+		return fmt.Errorf("serve sandbox: %w", err)
+	case <-ctx.Done():
+	}
+	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownGrace)
+	defer cancel()
+	if err := server.Shutdown(grace); err != nil {
+		return fmt.Errorf("stop sandbox: %w", errors.Join(err, server.Close()))
+	}
+	return nil
+}
+
+// Stats says what has been received so far.
+func (s *Sandbox) Stats() Stats { return s.store.stats() }
+
+// Calls lists calls to providers by arrival, oldest first: those with a number
+// greater than after, at most limit.
+func (s *Sandbox) Calls(after uint64, limit int) []Call { return s.store.listCalls(after, limit) }
+
+// Duplicates lists every delivery that was accepted more than once, in the order
+// in which that was first seen; at most 100,000.
+func (s *Sandbox) Duplicates() []Duplicate {
+	items, _ := s.store.listDuplicates(0, maxDuplicates)
+	return items
+}
+
+// Messages lists accepted messages, newest first, at most limit. Empty strings
+// match everything; to is compared without regard to case.
+func (s *Sandbox) Messages(delivery, to string, limit int) []Message {
+	items, _ := s.store.find(exactly(delivery, to), newest, limit)
+	return items
+}
+
+// Reset forgets every call, message and count. Faults stay.
+func (s *Sandbox) Reset() { s.store.reset() }
+
+// SetFaults replaces the faults, and starts their counters and random numbers
+// anew. The error names every field that makes no sense; then nothing changes.
+func (s *Sandbox) SetFaults(f Faults) error {
+	if err := s.faults.set(f); err != nil {
+		return err
+	}
+	s.log.Info("sandbox faults set", "rules", len(f.Rules), "down", len(f.Down), "pace", f.Pace, "logs", f.Logs.Mode)
+	return nil
+}
+
+// Faults gives the faults in force, each rule with how often it was applied.
+func (s *Sandbox) Faults() Faults { return s.faults.get() }
+
+func writeJSON(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	// The status is out; a client that left is not an error of ours.
+	_ = json.NewEncoder(w).Encode(v)
+}

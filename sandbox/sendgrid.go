@@ -1,0 +1,331 @@
+package sandbox
+
+import (
+	"bytes"
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"mime"
+	"net/http"
+	"reflect"
+	"strings"
+	"time"
+)
+
+const (
+	sendgrid = "sendgrid"
+	email    = "email"
+	// maxMailBytes is SendGrid's 30 MB for a request, read as the smaller of the
+	// two sizes that the words can mean.
+	maxMailBytes = 30_000_000
+	// maxReusedBuffer keeps one huge request from holding its memory for ever.
+	maxReusedBuffer = 4 << 20
+	errorsPage      = "http://sendgrid.com/docs/API_Reference/Web_API_v3/Mail/errors.html"
+)
+
+// sgMail is the body of POST /v3/mail/send, as far as it is checked or shown.
+type sgMail struct {
+	Personalizations []sgPersonalization `json:"personalizations,omitempty"`
+	From             *sgAddress          `json:"from,omitempty"`
+	ReplyTo          *sgAddress          `json:"reply_to,omitempty"`
+	ReplyToList      []sgAddress         `json:"reply_to_list,omitempty"`
+	Subject          string              `json:"subject,omitempty"`
+	Content          []sgContent         `json:"content,omitempty"`
+	Attachments      []sgAttachment      `json:"attachments,omitempty"`
+	TemplateID       string              `json:"template_id,omitempty"`
+	Headers          map[string]string   `json:"headers,omitempty"`
+	Categories       []string            `json:"categories,omitempty"`
+	CustomArgs       map[string]string   `json:"custom_args,omitempty"`
+	SendAt           *int64              `json:"send_at,omitempty"`
+	ASM              *sgASM              `json:"asm,omitempty"`
+	IPPoolName       *string             `json:"ip_pool_name,omitempty"`
+	MailSettings     *sgMailSettings     `json:"mail_settings,omitempty"`
+}
+
+type sgPersonalization struct {
+	From          *sgAddress        `json:"from,omitempty"`
+	To            []sgAddress       `json:"to,omitempty"`
+	CC            []sgAddress       `json:"cc,omitempty"`
+	BCC           []sgAddress       `json:"bcc,omitempty"`
+	Subject       string            `json:"subject,omitempty"`
+	Headers       map[string]string `json:"headers,omitempty"`
+	Substitutions map[string]string `json:"substitutions,omitempty"`
+	CustomArgs    map[string]string `json:"custom_args,omitempty"`
+	SendAt        *int64            `json:"send_at,omitempty"`
+}
+
+type sgAddress struct {
+	Email string `json:"email"`
+	Name  string `json:"name,omitempty"`
+}
+
+type sgContent struct {
+	Type  string `json:"type"`
+	Value string `json:"value"`
+}
+
+type sgAttachment struct {
+	Content  string `json:"content"`
+	Filename string `json:"filename"`
+}
+
+type sgASM struct {
+	GroupID         *int64  `json:"group_id"`
+	GroupsToDisplay []int64 `json:"groups_to_display,omitempty"`
+}
+
+type sgMailSettings struct {
+	SandboxMode struct {
+		Enable bool `json:"enable"`
+	} `json:"sandbox_mode"`
+}
+
+// arg is a custom argument as it holds for p: its own, else the message's.
+func (m *sgMail) arg(p *sgPersonalization, name string) string {
+	if v, ok := p.CustomArgs[name]; ok {
+		return v
+	}
+	return m.CustomArgs[name]
+}
+
+// callID is the message's call id, else that of its first personalization.
+func (m *sgMail) callID() string {
+	if len(m.Personalizations) > 0 && m.CustomArgs["call"] == "" {
+		return m.arg(&m.Personalizations[0], "call")
+	}
+	return m.CustomArgs["call"]
+}
+
+func (m *sgMail) recipients() int {
+	n := 0
+	for i := range m.Personalizations {
+		p := &m.Personalizations[i]
+		n += len(p.To) + len(p.CC) + len(p.BCC)
+	}
+	return n
+}
+
+func (m *sgMail) dryRun() bool {
+	return m.MailSettings != nil && m.MailSettings.SandboxMode.Enable
+}
+
+// sgError is one entry of SendGrid's error answer.
+type sgError struct {
+	Message string  `json:"message"`
+	Field   *string `json:"field"`
+	Help    *string `json:"help"`
+}
+
+// refusal is an answer that accepts nothing.
+type refusal struct {
+	status int
+	errors []sgError
+}
+
+func refuse(status int, message string) *refusal {
+	return &refusal{status: status, errors: []sgError{{Message: message}}}
+}
+
+func (r *refusal) body() []byte {
+	// Two string fields and a list of them always marshal.
+	body, _ := json.Marshal(struct {
+		Errors []sgError `json:"errors"`
+		ID     string    `json:"id"`
+	}{r.errors, newMessageID()})
+	return body
+}
+
+// sentence is the first error in words, for the list of calls.
+func (r *refusal) sentence() string {
+	first := r.errors[0]
+	if first.Field == nil {
+		return first.Message
+	}
+	return *first.Field + ": " + first.Message
+}
+
+func (s *Sandbox) routeSendGrid(mux *http.ServeMux) {
+	mux.HandleFunc("POST /v3/mail/send", s.sendMail)
+	mux.HandleFunc("POST /v3/logs", s.searchLogs)
+	mux.HandleFunc("GET /v3/logs/{id}", s.readLog)
+	mux.HandleFunc("/v3/mail/send", sendgridRefuses(http.StatusMethodNotAllowed, "method not allowed"))
+	mux.HandleFunc("/v3/logs", sendgridRefuses(http.StatusMethodNotAllowed, "method not allowed"))
+	mux.HandleFunc("/v3/", sendgridRefuses(http.StatusNotFound, "not found"))
+}
+
+func sendgridRefuses(status int, message string) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) { answerRefusal(w, refuse(status, message)) }
+}
+
+func answerRefusal(w http.ResponseWriter, r *refusal) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(r.status)
+	_, _ = w.Write(r.body()) // a client that left is not an error of ours
+}
+
+// sendMail takes one call. What it would have been answered is worked out
+// first; then a fault may answer something else.
+func (s *Sandbox) sendMail(w http.ResponseWriter, r *http.Request) {
+	x := s.open(w, r, sendgrid, email)
+	if x.down(refuse(0, "service not available").body()) {
+		return
+	}
+	buf, _ := s.buffers.Get().(*bytes.Buffer)
+	if buf == nil {
+		buf = new(bytes.Buffer)
+	}
+	defer func() {
+		if buf.Cap() <= maxReusedBuffer {
+			s.buffers.Put(buf)
+		}
+	}()
+	buf.Reset()
+	if _, err := buf.ReadFrom(http.MaxBytesReader(w, r.Body, maxMailBytes)); err != nil {
+		s.unreadable(x, err)
+		return
+	}
+	x.read()
+	m, no := s.judge(r, buf.Bytes())
+	if m != nil {
+		x.describe(m.callID(), m.recipients())
+	}
+	s.answerMail(x, m, no, x.fault(no != nil))
+}
+
+// judge reads and checks a request: what was sent, as far as it can be read,
+// and why it is refused, nil if it is not.
+func (s *Sandbox) judge(r *http.Request, body []byte) (*sgMail, *refusal) {
+	m := new(sgMail)
+	err := json.Unmarshal(body, m)
+	var wrongType *json.UnmarshalTypeError
+	if err != nil && !errors.As(err, &wrongType) {
+		m = nil
+	}
+	if no := s.checkKey(r); no != nil {
+		return m, no
+	}
+	if kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); kind != "application/json" {
+		return m, refuse(http.StatusUnsupportedMediaType, "Content-Type should be application/json.")
+	}
+	switch {
+	case wrongType != nil:
+		return m, refuseType(body, wrongType)
+	case err != nil:
+		return nil, refuse(http.StatusBadRequest, "Bad Request")
+	}
+	if errs := checkMail(m, s.faults.rejectList(), time.Now()); len(errs) > 0 {
+		return m, &refusal{status: http.StatusBadRequest, errors: errs}
+	}
+	return m, nil
+}
+
+func (s *Sandbox) checkKey(r *http.Request) *refusal {
+	key, bearer := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	if key = strings.TrimSpace(key); !bearer || key == "" {
+		return refuse(http.StatusUnauthorized, "authorization required")
+	}
+	if s.config.APIKey != "" && key != s.config.APIKey {
+		return refuse(http.StatusUnauthorized, "The provided authorization grant is invalid, expired, or revoked")
+	}
+	return nil
+}
+
+// refuseType names the field of a wrong JSON type. encoding/json leaves out
+// array indexes, so the personalization is looked for anew.
+func refuseType(body []byte, wrong *json.UnmarshalTypeError) *refusal {
+	field := wrong.Field
+	var outer struct {
+		Personalizations []json.RawMessage `json:"personalizations"`
+	}
+	if strings.HasPrefix(field, "personalizations") && json.Unmarshal(body, &outer) == nil {
+		for i, raw := range outer.Personalizations {
+			var inner *json.UnmarshalTypeError
+			if errors.As(json.Unmarshal(raw, new(sgPersonalization)), &inner) {
+				field = strings.TrimSuffix(fmt.Sprintf("personalizations.%d.%s", i, inner.Field), ".")
+				break
+			}
+		}
+	}
+	given, _, _ := strings.Cut(wrong.Value, " ")
+	c := checker{}
+	c.bad(field, "", "Invalid type. Expected: %s, given: %s.", jsonKind(wrong.Type), given)
+	return &refusal{status: http.StatusBadRequest, errors: c.errs}
+}
+
+func jsonKind(t reflect.Type) string {
+	switch t.Kind() {
+	case reflect.String:
+		return "string"
+	case reflect.Slice:
+		return "array"
+	case reflect.Int64:
+		return "integer"
+	case reflect.Bool:
+		return "boolean"
+	default:
+		return "object"
+	}
+}
+
+// newMessageID is 22 characters without a dot, as SendGrid's are.
+func newMessageID() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails, crypto/rand says
+	return base64.RawURLEncoding.EncodeToString(b[:])
+}
+
+// unreadable ends a call whose body is too long or did not come.
+func (s *Sandbox) unreadable(x *exchange, err error) {
+	var tooLong *http.MaxBytesError
+	if !errors.As(err, &tooLong) {
+		x.note("the body did not arrive whole")
+		x.drop(0)
+	}
+	x.refused = true
+	x.note("the body is over 30 MB")
+	// The limit sits in nginx, before SendGrid's own code, so this is HTML.
+	x.reply(http.StatusRequestEntityTooLarge, "text/html", htmlError(http.StatusRequestEntityTooLarge))
+}
+
+// answerMail does what the fault says, and without one what SendGrid would.
+func (s *Sandbox) answerMail(x *exchange, m *sgMail, no *refusal, fault Fault) {
+	switch fault.Action {
+	case ActionStatus:
+		text := strings.ToLower(http.StatusText(fault.Status))
+		x.faultStatus(fault, refuse(fault.Status, text).body())
+		return
+	case ActionClose:
+		x.drop(0)
+	case ActionHang:
+		x.hang()
+	case ActionLatency:
+		if !wait(x.r.Context(), time.Duration(fault.Delay)) {
+			x.drop(0)
+		}
+	}
+	switch {
+	case no != nil:
+		x.refused = true
+		x.note(no.sentence())
+		x.reply(no.status, "application/json", no.body())
+		return
+	case m.dryRun():
+		x.reply(http.StatusOK, "", nil)
+		return
+	}
+	messageID := newMessageID()
+	x.w.Header().Set("X-Message-Id", messageID)
+	x.accept(newBatch(messageID, m))
+	switch fault.Action {
+	case ActionAcceptThenClose:
+		x.drop(0)
+	case ActionAcceptThenHang:
+		x.hang()
+	case ActionTruncate:
+		x.truncate(http.StatusAccepted)
+	}
+	wait(x.r.Context(), s.faults.turn(m.recipients(), time.Now()))
+	x.reply(http.StatusAccepted, "", nil)
+}
