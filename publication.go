@@ -159,5 +159,4 @@ type Announcement struct {
 	Channels    []Channel
 	Content     Content
 	Audience    int64
-	WaitSeconds *float64 // until its scheduled time; nil when it has none
 }

@@ -1,0 +1,130 @@
+package activities
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	fanfare "github.com/fanfare-dev/fanfare"
+)
+
+// Doubter keeps the calls that are in doubt.
+type Doubter interface {
+	Doubts(ctx context.Context, id fanfare.PublicationID, channel fanfare.Channel, limit int) (due []fanfare.Doubt, next *time.Duration, err error)
+	LookAgain(ctx context.Context, d fanfare.Doubt, after time.Duration, extend bool, note string) error
+	ApplyPolicy(ctx context.Context, d fanfare.Doubt) error
+}
+
+// LookUp asks a provider whether it shows a call. An error means that it could
+// not say; fanfare.ErrNoLookUp that this account never can.
+type LookUp interface {
+	LookUp(ctx context.Context, call fanfare.CallID, around time.Time) (fanfare.Sighting, error)
+}
+
+// Reconciling settles calls in doubt by evidence, and without evidence by
+// policy. It writes only the ledger.
+type Reconciling struct {
+	Doubter Doubter
+	Settler Settler
+	// LookUps are the providers that can be asked, by name.
+	LookUps map[string]LookUp
+	Log     *slog.Logger
+}
+
+const (
+	// looksAtOnce bounds one run of Reconcile, so that it ends within its time-out.
+	looksAtOnce = 20
+	lookFirst   = 500 * time.Millisecond
+	lookAtMost  = 30 * time.Second
+	lookTimeout = 10 * time.Second
+)
+
+// ReconcileInput names whose doubts to settle.
+type ReconcileInput struct {
+	Publication fanfare.PublicationID `json:"publication"`
+	Channel     fanfare.Channel       `json:"channel"`
+}
+
+// ReconcileResult is what one run came to.
+type ReconcileResult struct {
+	// Settled are the batches that have fewer doubts now.
+	Settled []fanfare.BatchRef `json:"settled,omitempty"`
+	// Next is the time until the next look-up; nil when nothing is in doubt.
+	Next *time.Duration `json:"next,omitempty"`
+}
+
+// Reconcile looks up every doubtful call whose time has come.
+func (r *Reconciling) Reconcile(ctx context.Context, in ReconcileInput) (ReconcileResult, error) {
+	stop := heartbeat(ctx)
+	defer stop()
+	due, _, err := r.Doubter.Doubts(ctx, in.Publication, in.Channel, looksAtOnce)
+	if err != nil {
+		return ReconcileResult{}, err
+	}
+	var result ReconcileResult
+	for _, doubt := range due {
+		settled, err := r.reconcile(ctx, doubt)
+		if err != nil {
+			return ReconcileResult{}, err
+		}
+		if settled {
+			result.Settled = append(result.Settled, doubt.Ref)
+		}
+	}
+	_, result.Next, err = r.Doubter.Doubts(ctx, in.Publication, in.Channel, 0)
+	return result, err
+}
+
+// reconcile looks one call up. Only presence is evidence: a look-up that shows
+// nothing is repeated until the deadline, and the deadline moves while the look-up fails
+// or does not show what it should.
+func (r *Reconciling) reconcile(ctx context.Context, d fanfare.Doubt) (settled bool, err error) {
+	sighting, err := r.lookUp(ctx, d, d.Call)
+	switch {
+	case err == nil && sighting.Seen:
+		_, err := r.Settler.Settle(ctx, d.Ref, d.Call, fanfare.Result{
+			Outcome: fanfare.Outcome{Kind: fanfare.OutcomeAccepted, Detail: "found by look-up"}, Evidence: sighting.Evidence,
+		})
+		return err == nil, err
+	case errors.Is(err, fanfare.ErrNoLookUp):
+		if d.Overdue {
+			return true, r.Doubter.ApplyPolicy(ctx, d)
+		}
+		return false, r.Doubter.LookAgain(ctx, d, r.pause(d), false, "the provider offers no look-up; waiting for its events")
+	case err != nil:
+		r.Log.Warn("look-up failed", "call", d.Call, "provider", d.Provider, "error", err)
+		return false, r.Doubter.LookAgain(ctx, d, r.pause(d), d.Overdue, "the look-up failed")
+	case !d.Overdue:
+		return false, r.Doubter.LookAgain(ctx, d, r.pause(d), false, "not shown yet")
+	}
+	return r.decideWithout(ctx, d)
+}
+
+// decideWithout applies the policy, once the look-up has shown another accepted
+// call that it cannot show without being up to date or at least at work.
+func (r *Reconciling) decideWithout(ctx context.Context, d fanfare.Doubt) (bool, error) {
+	if d.Witness != "" {
+		sighting, err := r.lookUp(ctx, d, d.Witness)
+		if err != nil || !sighting.Seen {
+			return false, r.Doubter.LookAgain(ctx, d, r.pause(d), true, fmt.Sprintf("the look-up does not show accepted call %s yet", d.Witness))
+		}
+	}
+	return true, r.Doubter.ApplyPolicy(ctx, d)
+}
+
+func (r *Reconciling) lookUp(ctx context.Context, d fanfare.Doubt, call fanfare.CallID) (fanfare.Sighting, error) {
+	provider, ok := r.LookUps[d.Provider]
+	if !ok {
+		return fanfare.Sighting{}, fanfare.ErrNoLookUp
+	}
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	return provider.LookUp(ctx, call, d.EndedAt)
+}
+
+// pause doubles with every look-up.
+func (r *Reconciling) pause(d fanfare.Doubt) time.Duration {
+	return min(lookFirst<<min(d.Looks, 10), lookAtMost)
+}

@@ -1,0 +1,186 @@
+// Package worker registers workflows and activities with Temporal and runs
+// them, together with the relay, the sweep and the making of partitions.
+//
+// It wires and decides nothing. It promises that a stopping worker finishes and
+// settles the calls that are under way, and begins no other.
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"go.temporal.io/sdk/activity"
+	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/interceptor"
+	sdk "go.temporal.io/sdk/worker"
+
+	fanfare "github.com/fanfare-dev/fanfare"
+	"github.com/fanfare-dev/fanfare/activities"
+	"github.com/fanfare-dev/fanfare/ledger"
+	"github.com/fanfare-dev/fanfare/relay"
+	"github.com/fanfare-dev/fanfare/workflows"
+)
+
+// Config is what a worker is made of. All fields are required, except LookUps.
+type Config struct {
+	Ledger   *ledger.Ledger
+	Temporal client.Client
+	Renderer activities.Renderer
+	// Senders are the providers of the channels this worker serves.
+	Senders map[fanfare.Channel]activities.Sender
+	// LookUps are the providers that can be asked about a call in doubt, by name.
+	LookUps   map[string]activities.LookUp
+	Links     activities.Links
+	Backoff   []time.Duration
+	BatchSize int
+	Log       *slog.Logger
+}
+
+// DefaultBatchSize is how many recipients one batch has: measured, one child
+// workflow per 10,000 to 20,000 costs next to nothing beside the calls in it.
+const DefaultBatchSize = 10000
+
+const (
+	// sendsAtOnce is how many batches of a lane one worker sends at a time, and
+	// callsInFlight how many calls each of them has under way: together as many
+	// as a few hundred milliseconds of a provider's answer time need.
+	sendsAtOnce   = 8
+	callsInFlight = 4
+	// stopTimeout lets calls under way end and be settled: a call lasts 15 s at most.
+	stopTimeout = 20 * time.Second
+	// partitionsEvery is how often the monthly partitions are looked after.
+	partitionsEvery = time.Hour
+	// cachedWorkflows are kept in memory between their tasks. A thousand
+	// publications and batches under way cost some tens of megabytes.
+	cachedWorkflows = 1000
+)
+
+// Run works until ctx ends, which is no error, or until Temporal refuses to
+// work with this worker: its namespace is gone, say. Start it again then.
+func Run(ctx context.Context, cfg Config) error {
+	if err := cfg.Ledger.MakePartitions(ctx); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	workers := newWorkers(cfg, func(err error) { cancel(fmt.Errorf("worker: %w", err)) })
+	for i, w := range workers {
+		if err := w.Start(); err != nil {
+			stopAll(workers[:i])
+			return fmt.Errorf("start worker: %w", err)
+		}
+	}
+	defer stopAll(workers)
+	go relay.New(cfg.Ledger, cfg.Temporal, cfg.Log).Run(ctx)
+	go relay.SweepForEver(ctx, cfg.Ledger, cfg.Temporal, cfg.Log)
+	go makePartitions(ctx, cfg.Ledger, cfg.Log)
+	<-ctx.Done()
+	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) {
+		return cause
+	}
+	return nil
+}
+
+// stopAll stops all at once: each waits for its own activities.
+func stopAll(workers []sdk.Worker) {
+	done := make(chan struct{})
+	for _, w := range workers {
+		go func() {
+			w.Stop()
+			done <- struct{}{}
+		}()
+	}
+	for range workers {
+		<-done
+	}
+}
+
+func newWorkers(cfg Config, fatal func(error)) []sdk.Worker {
+	sdk.SetStickyWorkflowCacheSize(cachedWorkflows)
+	options := sdk.Options{
+		WorkerStopTimeout: stopTimeout,
+		OnFatalError:      fatal,
+		Interceptors:      []interceptor.WorkerInterceptor{&errorInterceptor{}},
+	}
+	main := sdk.New(cfg.Temporal, workflows.Queue, options)
+	register(main, cfg)
+	workers := []sdk.Worker{main}
+	options.DisableWorkflowWorker = true
+	options.MaxConcurrentActivityExecutionSize = sendsAtOnce
+	for channel, sender := range cfg.Senders {
+		for _, class := range []fanfare.Class{fanfare.Bulk, fanfare.Transactional} {
+			lane := sdk.New(cfg.Temporal, workflows.SendQueue(channel, class), options)
+			lane.RegisterActivity(sending(cfg, sender))
+			workers = append(workers, lane)
+		}
+	}
+	return workers
+}
+
+// Registry is the part of a worker that Register needs; a replayer has it too.
+type Registry interface {
+	RegisterWorkflow(w any)
+}
+
+// RegisterWorkflows registers every workflow.
+func RegisterWorkflows(r Registry) {
+	r.RegisterWorkflow(workflows.Publish)
+	r.RegisterWorkflow(workflows.Batch)
+	r.RegisterWorkflow(workflows.Reconcile)
+}
+
+func register(w sdk.Worker, cfg Config) {
+	RegisterWorkflows(w)
+	w.RegisterActivity(&activities.Publishing{
+		Planner: cfg.Ledger, Lifecycle: cfg.Ledger, Tallier: cfg.Ledger, Runs: runs{cfg.Temporal}, BatchSize: cfg.BatchSize,
+	})
+	w.RegisterActivity(&activities.Closing{Planner: cfg.Ledger, Closer: cfg.Ledger, BatchSize: cfg.BatchSize})
+	w.RegisterActivity(&activities.Reconciling{Doubter: cfg.Ledger, Settler: cfg.Ledger, LookUps: cfg.LookUps, Log: cfg.Log})
+}
+
+func sending(cfg Config, sender activities.Sender) *activities.Sending {
+	return &activities.Sending{
+		Planner: cfg.Ledger, Tallier: cfg.Ledger, Claimer: cfg.Ledger, Settler: cfg.Ledger, Closer: cfg.Ledger, Reporter: cfg.Ledger,
+		Sender: sender, Renderer: cfg.Renderer, Links: cfg.Links, CallsInFlight: callsInFlight, Backoff: cfg.Backoff, Log: cfg.Log,
+	}
+}
+
+func makePartitions(ctx context.Context, l *ledger.Ledger, log *slog.Logger) {
+	tick := time.NewTicker(partitionsEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			if err := l.MakePartitions(ctx); err != nil && ctx.Err() == nil {
+				log.Error("partitions could not be made, trying again in an hour", "error", err)
+			}
+		}
+	}
+}
+
+// errorInterceptor gives activities' errors the types that retry policies know.
+type errorInterceptor struct {
+	interceptor.WorkerInterceptorBase
+}
+
+func (*errorInterceptor) InterceptActivity(_ context.Context, next interceptor.ActivityInboundInterceptor) interceptor.ActivityInboundInterceptor {
+	return &activityErrors{interceptor.ActivityInboundInterceptorBase{Next: next}}
+}
+
+type activityErrors struct {
+	interceptor.ActivityInboundInterceptorBase
+}
+
+func (a *activityErrors) ExecuteActivity(ctx context.Context, in *interceptor.ExecuteActivityInput) (any, error) {
+	result, err := a.Next.ExecuteActivity(ctx, in)
+	if errors.Is(err, activity.ErrResultPending) {
+		return result, err
+	}
+	return result, workflows.ActivityError(err)
+}
+

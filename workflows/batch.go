@@ -1,0 +1,168 @@
+package workflows
+
+import (
+	"fmt"
+	"time"
+
+	"go.temporal.io/sdk/workflow"
+
+	fanfare "github.com/fanfare-dev/fanfare"
+	"github.com/fanfare-dev/fanfare/activities"
+)
+
+// BatchInput is the input of Batch. Reported is carried from run to run.
+type BatchInput struct {
+	Batch    fanfare.Batch `json:"batch"`
+	Class    fanfare.Class `json:"class"`
+	State    string        `json:"state"`              // as its search attribute says
+	Reported bool          `json:"reported,omitempty"` // the first pass was reported
+	Failures int           `json:"failures,omitempty"` // runs in a row that found the provider away
+}
+
+// BatchResult is what a batch came to. Whoever in its range is not named or
+// counted as a problem was sent to.
+type BatchResult struct {
+	Totals   fanfare.Totals        `json:"totals"`
+	Problems fanfare.BatchProblems `json:"problems"`
+}
+
+// Batch sends to one slice of the audience on one channel, and ends when nobody
+// in it is pending, sending or in doubt.
+func Batch(ctx workflow.Context, in BatchInput) (BatchResult, error) {
+	b := &batch{BatchInput: in, wake: workflow.GetSignalChannel(ctx, SignalWake)}
+	if err := b.show(ctx, batchSending, "begins"); err != nil {
+		return BatchResult{}, err
+	}
+	for {
+		result, err := b.send(ctx)
+		if err != nil {
+			return BatchResult{}, err
+		}
+		if result.Tally.Done() {
+			return b.end(ctx, result.Tally)
+		}
+		if result.Tally.AllClaimed {
+			b.report(ctx, false)
+		}
+		if result.Tally.Totals.InDoubt > 0 {
+			b.reconcile(ctx)
+		}
+		if err := b.wait(ctx, result); err != nil {
+			return BatchResult{}, err
+		}
+		if info := workflow.GetInfo(ctx); info.GetContinueAsNewSuggested() || info.GetCurrentHistoryLength() >= eventsPerRun {
+			return BatchResult{}, workflow.NewContinueAsNewError(ctx, Batch, b.BatchInput)
+		}
+	}
+}
+
+type batch struct {
+	BatchInput
+	wake workflow.ReceiveChannel
+}
+
+func (b *batch) send(ctx workflow.Context) (activities.SendResult, error) {
+	var a *activities.Sending
+	var result activities.SendResult
+	summary := fmt.Sprintf("send batch %d, recipients %d to %d", b.Batch.N, b.Batch.First, b.Batch.Last)
+	options := longOptions(SendQueue(b.Batch.Channel, b.Class), summary)
+	err := workflow.ExecuteActivity(workflow.WithActivityOptions(ctx, options), a.Send, activities.SendInput{Ref: b.Batch.BatchRef, Failures: b.Failures}).Get(ctx, &result)
+	if result.Wait > 0 {
+		b.Failures++
+	} else {
+		b.Failures = 0
+	}
+	return result, err
+}
+
+// report tells the publication that the first pass is over, or that all is. If
+// the publication cannot be told, it will find out from the ledger.
+func (b *batch) report(ctx workflow.Context, done bool) {
+	if b.Reported && !done {
+		return
+	}
+	b.Reported = true
+	r := batchReport{Ref: b.Batch.BatchRef, Done: done}
+	_ = workflow.SignalExternalWorkflow(ctx, b.Batch.Publication.WorkflowID(), "", signalBatch, r).Get(ctx, nil)
+}
+
+// reconcile sees to it that somebody asks the provider. One workflow does so
+// for all batches of a publication's channel; it wakes this one when it settled something.
+func (b *batch) reconcile(ctx workflow.Context) {
+	in := activities.ReconcileInput{Publication: b.Batch.Publication, Channel: b.Batch.Channel}
+	options := childOptions(reconcileID(in), fmt.Sprintf("ask what became of %s calls in doubt", b.Batch.Channel),
+		attrPublication.ValueSet(string(b.Batch.Publication)), attrChannel.ValueSet(string(b.Batch.Channel)))
+	child := workflow.ExecuteChildWorkflow(workflow.WithChildOptions(ctx, options), Reconcile, in)
+	// An error means that one is at work already; if it just ended, the next
+	// look finds the doubt still open and starts another.
+	_ = child.GetChildWorkflowExecution().Get(ctx, nil)
+}
+
+// wait sleeps until somebody may be claimed, a lost call may be taken over, or
+// somebody wakes the batch.
+func (b *batch) wait(ctx workflow.Context, r activities.SendResult) error {
+	span, why := glance, "until the next look at the ledger"
+	sooner := func(d *time.Duration, reason string) {
+		if d != nil && *d < span {
+			span, why = *d, reason
+		}
+	}
+	switch r.Tally.Publication {
+	case fanfare.Running:
+		sooner(r.Tally.NextDue, "until the next recipients may be tried again")
+		if r.Wait == 0 && !r.Tally.AllClaimed {
+			span, why = 0, r.Why // the worker stopped, or the publication was resumed meanwhile
+		}
+	}
+	sooner(r.Tally.NextLapse, "until a call of a lost worker may be taken over")
+	if r.Wait > 0 {
+		span, why = max(span, min(r.Wait, glance)), r.Why
+	}
+	if err := b.show(ctx, batchWaiting, fmt.Sprintf("waits %s (%s); %d pending, %d sending, %d in doubt", span.Round(time.Second), why,
+		r.Tally.Totals.Pending, r.Tally.Totals.Sending, r.Tally.Totals.InDoubt)); err != nil {
+		return err
+	}
+	// A pause keeps two quick runs from chasing each other.
+	timer := workflow.NewTimerWithOptions(ctx, max(span, 100*time.Millisecond), workflow.TimerOptions{Summary: why})
+	selector := workflow.NewSelector(ctx)
+	selector.AddFuture(timer, func(workflow.Future) {})
+	selector.AddReceive(b.wake, func(c workflow.ReceiveChannel, _ bool) { c.Receive(ctx, nil) })
+	selector.Select(ctx)
+	return nil
+}
+
+// end reports, and fails when somebody is dead, so that operators see it.
+func (b *batch) end(ctx workflow.Context, tally fanfare.BatchTally) (BatchResult, error) {
+	result := BatchResult{Totals: tally.Totals}
+	if tally.Totals.Sent+tally.Totals.Delivered < tally.Totals.Intended {
+		var a *activities.Sending
+		options := ledgerOptions("name who was not sent to")
+		options.TaskQueue = SendQueue(b.Batch.Channel, b.Class)
+		if err := workflow.ExecuteActivity(workflow.WithActivityOptions(ctx, options), a.Problems, b.Batch.BatchRef).Get(ctx, &result.Problems); err != nil {
+			return result, err
+		}
+	}
+	state := batchDone
+	if tally.Totals.Dead > 0 {
+		state = batchFailed
+	}
+	if err := b.show(ctx, state, "has ended"); err != nil {
+		return result, err
+	}
+	b.report(ctx, true)
+	if tally.Totals.Dead > 0 {
+		return result, deadLetters(result)
+	}
+	return result, nil
+}
+
+// show keeps the Web UI current. Search attributes are written only when the
+// state changes: each write costs Temporal more than an event.
+func (b *batch) show(ctx workflow.Context, state, text string) error {
+	workflow.SetCurrentDetails(ctx, fmt.Sprintf("%s batch %d of publication `%s`, recipients %d to %d, %s.", b.Batch.Channel, b.Batch.N, b.Batch.Publication, b.Batch.First, b.Batch.Last, text))
+	if b.State == state {
+		return nil
+	}
+	b.State = state
+	return workflow.UpsertTypedSearchAttributes(ctx, attrState.ValueSet(state))
+}

@@ -1,0 +1,335 @@
+package workflows
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"go.temporal.io/sdk/temporal"
+	"go.temporal.io/sdk/workflow"
+
+	fanfare "github.com/fanfare-dev/fanfare"
+	"github.com/fanfare-dev/fanfare/activities"
+)
+
+// The signals and the query of the workflows.
+const (
+	SignalWake    = "wake"     // the ledger has news: look at it
+	signalBatch   = "batch"    // a batch reports to its publication
+	QueryProgress = "progress" // answers Progress
+)
+
+// PublishInput is the input of Publish. Progress is what an earlier run carried over;
+// whoever starts a publication leaves it empty.
+type PublishInput struct {
+	Publication fanfare.PublicationID `json:"publication"`
+	Progress    *Progress             `json:"progress,omitempty"`
+}
+
+// Progress is all a run knows: the next run's input and the answer to a query.
+type Progress struct {
+	Opening activities.Opening             `json:"opening"`
+	State   fanfare.PublicationState       `json:"state"`
+	Totals  fanfare.Totals                 `json:"totals"` // as of the last look
+	Lanes   map[fanfare.Channel]*LaneState `json:"lanes"`
+}
+
+// LaneState is how far one channel is.
+type LaneState struct {
+	After   int   `json:"after"`   // the last batch that was handed out
+	AllOut  bool  `json:"all_out"` // there are none behind it
+	Window  []int `json:"window"`  // in their first pass
+	Waiting []int `json:"waiting"` // past it, with something left to do
+	Done    int   `json:"done"`
+}
+
+// Tally is what a publication came to.
+type Tally struct {
+	State  fanfare.PublicationState `json:"state"`
+	Totals fanfare.Totals           `json:"totals"`
+}
+
+// batchReport is what a batch signals to its publication.
+type batchReport struct {
+	Ref  fanfare.BatchRef `json:"ref"`
+	Done bool             `json:"done"` // false: only its first pass is over
+}
+
+// Publish fans a publication out to its audience and ends when the ledger says
+// that everyone has come to an end.
+func Publish(ctx workflow.Context, in PublishInput) (Tally, error) {
+	p := &publishing{
+		id: in.Publication, Progress: in.Progress,
+		wake: workflow.GetSignalChannel(ctx, SignalWake), reports: workflow.GetSignalChannel(ctx, signalBatch),
+	}
+	if p.Progress == nil {
+		if err := p.open(ctx); err != nil {
+			return Tally{}, err
+		}
+	}
+	if err := workflow.SetQueryHandler(ctx, QueryProgress, func() (Progress, error) { return *p.Progress, nil }); err != nil {
+		return Tally{}, err
+	}
+	for {
+		if err := p.look(ctx); err != nil {
+			return Tally{}, err
+		}
+		if p.finished {
+			return Tally{State: p.State, Totals: p.Totals}, nil
+		}
+		if err := p.sendUntilNews(ctx); err != nil {
+			return Tally{}, err
+		}
+		if p.longEnough(ctx) {
+			return Tally{}, p.continueAsNew(ctx)
+		}
+	}
+}
+
+type publishing struct {
+	*Progress
+	id       fanfare.PublicationID
+	wake     workflow.ReceiveChannel
+	reports  workflow.ReceiveChannel
+	finished bool
+	begins   time.Duration // until it may begin, as of the last look
+	started  int           // batches this run has started
+}
+
+// open reads what is published and shows it in the Web UI.
+func (p *publishing) open(ctx workflow.Context) error {
+	p.Progress = &Progress{State: fanfare.Accepted, Lanes: map[fanfare.Channel]*LaneState{}}
+	var a *activities.Publishing
+	err := workflow.ExecuteActivity(workflow.WithActivityOptions(ctx, ledgerOptions("read the publication")), a.Open, p.id).Get(ctx, &p.Opening)
+	if err != nil {
+		return err
+	}
+	for _, channel := range p.Opening.Channels {
+		p.Lanes[channel] = &LaneState{}
+	}
+	return workflow.UpsertTypedSearchAttributes(ctx, attrPublication.ValueSet(string(p.id)), attrKey.ValueSet(string(p.Opening.Key)),
+		attrTopic.ValueSet(string(p.Opening.Topic)), attrState.ValueSet(string(p.State)))
+}
+
+// look asks the ledger, which begins, expires and finishes as is due, and
+// believes it over every signal.
+func (p *publishing) look(ctx workflow.Context) error {
+	in := activities.LookInput{Publication: p.id, Window: p.refs(func(l *LaneState) []int { return l.Window }), Waiting: p.refs(func(l *LaneState) []int { return l.Waiting })}
+	if len(in.Waiting) > looksAtWaiting {
+		in.Waiting = in.Waiting[:looksAtWaiting]
+	}
+	var a *activities.Publishing
+	var look activities.Look
+	if err := workflow.ExecuteActivity(workflow.WithActivityOptions(ctx, ledgerOptions("look at the ledger")), a.Look, in).Get(ctx, &look); err != nil {
+		return err
+	}
+	p.Totals, p.finished, p.begins = look.Totals, look.Finished, look.Begins
+	for _, ref := range look.Passed {
+		p.report(batchReport{Ref: ref})
+	}
+	for _, ref := range look.Done {
+		p.report(batchReport{Ref: ref, Done: true})
+	}
+	for _, batch := range look.Orphans {
+		if err := p.startBatch(ctx, batch); err != nil {
+			return err
+		}
+	}
+	if look.State != p.State {
+		p.State = look.State
+		if err := workflow.UpsertTypedSearchAttributes(ctx, attrState.ValueSet(string(p.State))); err != nil {
+			return err
+		}
+	}
+	p.show(ctx)
+	if p.stopped() && !p.finished {
+		return p.close(ctx)
+	}
+	return nil
+}
+
+func (p *publishing) stopped() bool {
+	return p.State == fanfare.Cancelled || p.State == fanfare.Expired
+}
+
+// close writes why nobody else is sent to, and wakes the batches to see it.
+func (p *publishing) close(ctx workflow.Context) error {
+	var a *activities.Closing
+	options := workflow.WithActivityOptions(ctx, longOptions(Queue, "skip whoever was not sent to: "+string(p.State)))
+	if err := workflow.ExecuteActivity(options, a.Close, p.id).Get(ctx, nil); err != nil {
+		return err
+	}
+	for _, channel := range p.Opening.Channels {
+		lane := p.Lanes[channel]
+		lane.AllOut = true
+	}
+	p.wakeBatches(ctx)
+	return nil
+}
+
+// wakeBatches passes the news on. Whoever misses it looks at the ledger soon.
+func (p *publishing) wakeBatches(ctx workflow.Context) {
+	for _, ref := range p.refs(func(l *LaneState) []int { return l.Window }) {
+		_ = workflow.SignalExternalWorkflow(ctx, ref.WorkflowID(), "", SignalWake, nil).Get(ctx, nil)
+	}
+}
+
+// sendUntilNews keeps the windows full until there is a reason to look at the
+// ledger: a wake, the end of all batches, or the time.
+func (p *publishing) sendUntilNews(ctx workflow.Context) error {
+	timer := workflow.NewTimerWithOptions(ctx, p.untilNextLook(), workflow.TimerOptions{Summary: "until the next look at the ledger"})
+	news := false
+	selector := workflow.NewSelector(ctx)
+	selector.AddFuture(timer, func(workflow.Future) { news = true })
+	selector.AddReceive(p.wake, func(c workflow.ReceiveChannel, _ bool) {
+		c.Receive(ctx, nil)
+		news = true
+	})
+	selector.AddReceive(p.reports, func(c workflow.ReceiveChannel, _ bool) {
+		var r batchReport
+		c.Receive(ctx, &r)
+		p.report(r)
+	})
+	paused, wasDone := p.State == fanfare.Paused, p.allDone()
+	for !news {
+		if p.State == fanfare.Running {
+			if err := p.fillWindows(ctx); err != nil {
+				return err
+			}
+			if p.allDone() && !wasDone {
+				return nil
+			}
+		}
+		p.show(ctx)
+		if p.longEnough(ctx) {
+			return nil
+		}
+		selector.Select(ctx)
+	}
+	if paused {
+		p.wakeBatches(ctx)
+	}
+	return nil
+}
+
+// untilNextLook is short only when the publication is about to begin.
+func (p *publishing) untilNextLook() time.Duration {
+	if p.State == fanfare.Scheduled {
+		return min(max(p.begins, 100*time.Millisecond), glance)
+	}
+	return glance
+}
+
+// fillWindows starts batches while a window has room. Channels take turns, so
+// that none waits for another.
+func (p *publishing) fillWindows(ctx workflow.Context) error {
+	for _, channel := range p.Opening.Channels {
+		lane := p.Lanes[channel]
+		room := windowSize - len(lane.Window)
+		// A page for half a window at a time, not one for every batch that ends.
+		if lane.AllOut || room < windowSize/2 {
+			continue
+		}
+		var a *activities.Publishing
+		var next activities.NextBatches
+		in := activities.NextInput{Publication: p.id, Channel: channel, After: lane.After, Limit: room}
+		if err := workflow.ExecuteActivity(workflow.WithActivityOptions(ctx, ledgerOptions(fmt.Sprintf("plan %s batches after %d", channel, lane.After))), a.Next, in).Get(ctx, &next); err != nil {
+			return err
+		}
+		for _, batch := range next.Batches {
+			if err := p.startBatch(ctx, batch); err != nil {
+				return err
+			}
+			lane.After = batch.N
+			lane.Window = append(lane.Window, batch.N)
+		}
+		lane.AllOut = next.Last
+	}
+	return nil
+}
+
+// startBatch starts a batch's workflow. One that is open already is as good.
+func (p *publishing) startBatch(ctx workflow.Context, b fanfare.Batch) error {
+	p.started++
+	options := childOptions(b.WorkflowID(), fmt.Sprintf("%s batch %d, recipients %d to %d", b.Channel, b.N, b.First, b.Last),
+		attrPublication.ValueSet(string(p.id)), attrTopic.ValueSet(string(p.Opening.Topic)), attrChannel.ValueSet(string(b.Channel)),
+		attrState.ValueSet(batchSending), attrFirst.ValueSet(int64(b.First)), attrLast.ValueSet(int64(b.Last)))
+	child := workflow.ExecuteChildWorkflow(workflow.WithChildOptions(ctx, options), Batch, BatchInput{Batch: b, Class: p.Opening.Class, State: batchSending})
+	err := child.GetChildWorkflowExecution().Get(ctx, nil)
+	if temporal.IsWorkflowExecutionAlreadyStartedError(err) {
+		return nil
+	}
+	return err
+}
+
+// report moves a batch from the window to the waiting ones, or to done. A
+// report that comes twice, or after the ledger said so, changes nothing.
+func (p *publishing) report(r batchReport) {
+	lane, ok := p.Lanes[r.Ref.Channel]
+	if !ok {
+		return
+	}
+	inWindow, waiting := slices.Index(lane.Window, r.Ref.N), slices.Index(lane.Waiting, r.Ref.N)
+	if inWindow >= 0 {
+		lane.Window = slices.Delete(lane.Window, inWindow, inWindow+1)
+		if !r.Done {
+			lane.Waiting = append(lane.Waiting, r.Ref.N)
+		}
+	}
+	if r.Done && waiting >= 0 {
+		lane.Waiting = slices.Delete(lane.Waiting, waiting, waiting+1)
+	}
+	if r.Done && (inWindow >= 0 || waiting >= 0) {
+		lane.Done++
+	}
+}
+
+func (p *publishing) allDone() bool {
+	for _, channel := range p.Opening.Channels {
+		lane := p.Lanes[channel]
+		if !lane.AllOut || len(lane.Window)+len(lane.Waiting) > 0 {
+			return false
+		}
+	}
+	return true
+}
+
+func (p *publishing) refs(of func(*LaneState) []int) []fanfare.BatchRef {
+	var refs []fanfare.BatchRef
+	for _, channel := range p.Opening.Channels {
+		for _, n := range of(p.Lanes[channel]) {
+			refs = append(refs, fanfare.BatchRef{Publication: p.id, Channel: channel, N: n})
+		}
+	}
+	return refs
+}
+
+// show writes what an operator sees first in the Web UI.
+func (p *publishing) show(ctx workflow.Context) {
+	text := fmt.Sprintf("**%s** — %s, topic `%s`, audience %d\n", p.State, p.Opening.Key, p.Opening.Topic, p.Opening.Audience)
+	for _, channel := range p.Opening.Channels {
+		lane := p.Lanes[channel]
+		text += fmt.Sprintf("\n- %s: %d batches done, %d sending, %d waiting", channel, lane.Done, len(lane.Window), len(lane.Waiting))
+	}
+	text += fmt.Sprintf("\n\nAt the last look: %d of %d sent, %d pending, %d in doubt, %d failed, %d skipped, %d dead.",
+		p.Totals.Sent+p.Totals.Delivered, p.Totals.Intended, p.Totals.Pending, p.Totals.InDoubt, p.Totals.Failed, p.Totals.Skipped, p.Totals.Dead)
+	workflow.SetCurrentDetails(ctx, text)
+}
+
+func (p *publishing) longEnough(ctx workflow.Context) bool {
+	info := workflow.GetInfo(ctx)
+	return p.started >= batchesPerRun || info.GetCurrentHistoryLength() >= eventsPerRun || info.GetContinueAsNewSuggested()
+}
+
+// continueAsNew carries the progress over. Reports that have arrived are taken
+// first: the next run would not see them.
+func (p *publishing) continueAsNew(ctx workflow.Context) error {
+	for {
+		var r batchReport
+		if !p.reports.ReceiveAsync(&r) {
+			break
+		}
+		p.report(r)
+	}
+	return workflow.NewContinueAsNewError(ctx, Publish, PublishInput{Publication: p.id, Progress: p.Progress})
+}
