@@ -183,4 +183,3 @@ func (a *activityErrors) ExecuteActivity(ctx context.Context, in *interceptor.Ex
 	}
 	return result, workflows.ActivityError(err)
 }
-
