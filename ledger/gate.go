@@ -11,6 +11,11 @@ import (
 	fanfare "github.com/fanfare-dev/fanfare"
 )
 
+// gateLock is the queue in front of a publication's gate ($1). Row locks alone
+// are not fair: claims that keep sharing the row, one overlapping the next, would keep a
+// cancel waiting for as long as they go on.
+const gateLock = `hashtextextended('fanfare gate ' || $1::text, 0)`
+
 const (
 	// quietStep is how often a stop looks whether earlier claims have begun.
 	quietStep = 20 * time.Millisecond
@@ -57,6 +62,9 @@ func (l *Ledger) stop(ctx context.Context, op string, id fanfare.PublicationID, 
 // the row FOR SHARE.
 func (l *Ledger) turn(ctx context.Context, op string, id fanfare.PublicationID, sql string, already ...fanfare.PublicationState) (fanfare.Publication, error) {
 	err := l.transact(ctx, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock(`+gateLock+`)`, id); err != nil {
+			return err
+		}
 		tag, err := tx.Exec(ctx, sql, id)
 		if err != nil {
 			return err
