@@ -12,9 +12,6 @@ import (
 // serverPart stands where SendGrid names the machine that took the request.
 const serverPart = "recvd-sandbox"
 
-// maxWords bounds the table of names that a batch keeps once.
-const maxWords = 64
-
 // Message is one email as its recipient would see it, substitutions applied.
 type Message struct {
 	ID       string    `json:"sg_message_id"`
@@ -49,29 +46,25 @@ type batch struct {
 	shared    sgMail // without personalizations
 	people    string
 	ends      []uint32 // where each recipient ends in people
-	words     []string // names that repeat
 }
 
 // recipient is one address with what its personalization says.
 type recipient struct {
 	email, delivery, name  string
-	callID, from, subject  string
+	callID, subject        string
 	headers, substitutions map[string]string
 	customArgs             map[string]string
 }
 
 func newBatch(messageID string, m *sgMail) *batch {
 	b := &batch{messageID: messageID, callID: m.callID(), shared: *m}
-	b.shared.Personalizations, b.shared.Attachments = nil, nil
+	b.shared.Personalizations = nil
 	p := packer{buf: make([]byte, 0, 400*len(m.Personalizations))}
 	for i := range m.Personalizations {
 		each := &m.Personalizations[i]
 		r := recipient{
 			delivery: m.arg(each, "delivery"), callID: m.arg(each, "call"), subject: each.Subject,
 			headers: each.Headers, substitutions: each.Substitutions, customArgs: each.CustomArgs,
-		}
-		if each.From != nil {
-			r.from = each.From.Email
 		}
 		if r.callID == b.callID {
 			r.callID = ""
@@ -83,7 +76,7 @@ func newBatch(messageID string, m *sgMail) *batch {
 			}
 		}
 	}
-	b.people, b.ends, b.words = string(p.buf), p.ends, p.words
+	b.people, b.ends = string(p.buf), p.ends
 	return b
 }
 
@@ -94,7 +87,7 @@ func (b *batch) unpack(i int) unpacker {
 	if i > 0 {
 		start = b.ends[i-1]
 	}
-	return unpacker{rest: b.people[start:b.ends[i]], words: b.words}
+	return unpacker{rest: b.people[start:b.ends[i]]}
 }
 
 // who gives what recipient i is searched and counted by.
@@ -123,7 +116,7 @@ func (b *batch) sighting(i int) Sighting {
 
 func (b *batch) recipient(i int) recipient {
 	u := b.unpack(i)
-	r := recipient{email: u.text(), delivery: u.text(), name: u.text(), callID: u.text(), from: u.text(), subject: u.text()}
+	r := recipient{email: u.text(), delivery: u.text(), name: u.text(), callID: u.text(), subject: u.text()}
 	r.headers, r.substitutions, r.customArgs = u.pairs(), u.pairs(), u.pairs()
 	if r.callID == "" {
 		r.callID = b.callID
@@ -140,9 +133,6 @@ func (b *batch) message(i int) Message {
 		Subject: b.subject(&r), TemplateID: b.shared.TemplateID, Substitutions: r.substitutions,
 		Headers: merged(b.shared.Headers, r.headers), CustomArgs: merged(b.shared.CustomArgs, r.customArgs),
 		Categories: append([]string{}, b.shared.Categories...),
-	}
-	if r.from != "" {
-		m.From, m.FromName = r.from, ""
 	}
 	if b.shared.ReplyTo != nil {
 		m.ReplyTo = apply.Replace(b.shared.ReplyTo.Email)
@@ -189,13 +179,12 @@ func merged(all, own map[string]string) map[string]string {
 
 // packer writes recipients one after another, each text after its length.
 type packer struct {
-	buf   []byte
-	ends  []uint32
-	words []string
+	buf  []byte
+	ends []uint32
 }
 
 func (p *packer) recipient(r *recipient) {
-	for _, s := range []string{r.email, r.delivery, r.name, r.callID, r.from, r.subject} {
+	for _, s := range []string{r.email, r.delivery, r.name, r.callID, r.subject} {
 		p.text(s)
 	}
 	for _, m := range []map[string]string{r.headers, r.substitutions, r.customArgs} {
@@ -212,29 +201,13 @@ func (p *packer) text(s string) {
 func (p *packer) pairs(m map[string]string) {
 	p.buf = binary.AppendUvarint(p.buf, uint64(len(m)))
 	for k, v := range m {
-		p.word(k)
+		p.text(k)
 		p.text(v)
 	}
 }
 
-// word writes a name as its place in the table, from 1, or as 0 and itself.
-func (p *packer) word(s string) {
-	i := slices.Index(p.words, s)
-	if i < 0 && len(p.words) < maxWords {
-		i = len(p.words)
-		p.words = append(p.words, strings.Clone(s))
-	}
-	p.buf = binary.AppendUvarint(p.buf, uint64(i+1))
-	if i < 0 {
-		p.text(s)
-	}
-}
-
 // unpacker reads what packer wrote; what it returns are parts of the batch.
-type unpacker struct {
-	rest  string
-	words []string
-}
+type unpacker struct{ rest string }
 
 func (u *unpacker) number() int {
 	n := 0
@@ -257,12 +230,7 @@ func (u *unpacker) text() string {
 func (u *unpacker) pairs() map[string]string {
 	m := map[string]string{}
 	for range u.number() {
-		name := ""
-		if word := u.number(); word > 0 {
-			name = u.words[word-1]
-		} else {
-			name = u.text()
-		}
+		name := u.text()
 		m[name] = u.text()
 	}
 	return m

@@ -93,14 +93,10 @@ func inNewTab(html string) string {
 func (b *batch) raw(i int) string {
 	r := b.recipient(i)
 	m := b.shared
-	p := sgPersonalization{
+	m.Personalizations = []sgPersonalization{{
 		To: []sgAddress{{Email: r.email, Name: r.name}}, Subject: r.subject,
-		Headers: r.headers, Substitutions: r.substitutions, CustomArgs: merged(r.customArgs, nil),
-	}
-	if r.from != "" {
-		p.From = &sgAddress{Email: r.from}
-	}
-	m.Personalizations = []sgPersonalization{p}
+		Headers: r.headers, Substitutions: r.substitutions, CustomArgs: r.customArgs,
+	}}
 	var out bytes.Buffer
 	enc := json.NewEncoder(&out)
 	enc.SetEscapeHTML(false) // html/template escapes; a person reads this

@@ -30,22 +30,16 @@ type sgMail struct {
 	Personalizations []sgPersonalization `json:"personalizations,omitempty"`
 	From             *sgAddress          `json:"from,omitempty"`
 	ReplyTo          *sgAddress          `json:"reply_to,omitempty"`
-	ReplyToList      []sgAddress         `json:"reply_to_list,omitempty"`
 	Subject          string              `json:"subject,omitempty"`
 	Content          []sgContent         `json:"content,omitempty"`
-	Attachments      []sgAttachment      `json:"attachments,omitempty"`
 	TemplateID       string              `json:"template_id,omitempty"`
 	Headers          map[string]string   `json:"headers,omitempty"`
 	Categories       []string            `json:"categories,omitempty"`
 	CustomArgs       map[string]string   `json:"custom_args,omitempty"`
 	SendAt           *int64              `json:"send_at,omitempty"`
-	ASM              *sgASM              `json:"asm,omitempty"`
-	IPPoolName       *string             `json:"ip_pool_name,omitempty"`
-	MailSettings     *sgMailSettings     `json:"mail_settings,omitempty"`
 }
 
 type sgPersonalization struct {
-	From          *sgAddress        `json:"from,omitempty"`
 	To            []sgAddress       `json:"to,omitempty"`
 	CC            []sgAddress       `json:"cc,omitempty"`
 	BCC           []sgAddress       `json:"bcc,omitempty"`
@@ -64,22 +58,6 @@ type sgAddress struct {
 type sgContent struct {
 	Type  string `json:"type"`
 	Value string `json:"value"`
-}
-
-type sgAttachment struct {
-	Content  string `json:"content"`
-	Filename string `json:"filename"`
-}
-
-type sgASM struct {
-	GroupID         *int64  `json:"group_id"`
-	GroupsToDisplay []int64 `json:"groups_to_display,omitempty"`
-}
-
-type sgMailSettings struct {
-	SandboxMode struct {
-		Enable bool `json:"enable"`
-	} `json:"sandbox_mode"`
 }
 
 // arg is a custom argument as it holds for p: its own, else the message's.
@@ -105,10 +83,6 @@ func (m *sgMail) recipients() int {
 		n += len(p.To) + len(p.CC) + len(p.BCC)
 	}
 	return n
-}
-
-func (m *sgMail) dryRun() bool {
-	return m.MailSettings != nil && m.MailSettings.SandboxMode.Enable
 }
 
 // sgError is one entry of SendGrid's error answer.
@@ -305,14 +279,10 @@ func (s *Sandbox) answerMail(x *exchange, m *sgMail, no *refusal, fault Fault) {
 			x.drop(0)
 		}
 	}
-	switch {
-	case no != nil:
+	if no != nil {
 		x.refused = true
 		x.note(no.sentence())
 		x.reply(no.status, "application/json", no.body())
-		return
-	case m.dryRun():
-		x.reply(http.StatusOK, "", nil)
 		return
 	}
 	messageID := newMessageID()

@@ -14,7 +14,6 @@ const (
 	maxArgBytes         = 10_000
 	maxCategories       = 10
 	maxCategoryLength   = 255
-	maxGroupsToDisplay  = 25
 	maxAhead            = 72 * time.Hour
 	// maxErrors bounds an answer; nobody reads the hundred and first.
 	maxErrors = 100
@@ -56,7 +55,6 @@ func checkMail(m *sgMail, reject []string, now time.Time) []sgError {
 	c.headers("headers", m.Headers)
 	c.args("custom_args", mapBytes(m.CustomArgs))
 	c.sendAt("send_at", m.SendAt, now)
-	c.rest(m)
 	return c.errs
 }
 
@@ -69,12 +67,6 @@ func (c *checker) sender(m *sgMail) {
 	}
 	if m.ReplyTo != nil && !validAddress(m.ReplyTo.Email) {
 		c.bad("reply_to.email", "message.reply_to", "The reply_to email does not contain a valid address.")
-	}
-	if m.ReplyTo != nil && len(m.ReplyToList) > 0 {
-		c.bad("reply_to_list", "message.reply_to", "Use either reply_to or reply_to_list, not both.")
-	}
-	if len(m.ReplyToList) > maxRecipients {
-		c.bad("reply_to_list", "message.reply_to", "The reply_to_list may not hold more than %d addresses.", maxRecipients)
 	}
 }
 
@@ -129,9 +121,6 @@ func (c *checker) addresses(i int, list string, all []sgAddress, seen map[string
 func (c *checker) personalization(m *sgMail, i int, now time.Time) {
 	p := &m.Personalizations[i]
 	field := func(name string) string { return fmt.Sprintf("personalizations.%d.%s", i, name) }
-	if p.From != nil && !validAddress(p.From.Email) {
-		c.bad(field("from.email"), "message.from", "The from email does not contain a valid address.")
-	}
 	if len(p.Substitutions) > 0 {
 		if strings.HasPrefix(m.TemplateID, "d-") {
 			c.bad(field("substitutions"), "message.personalizations.substitutions", "Substitutions may not be used with dynamic templating")
@@ -143,11 +132,9 @@ func (c *checker) personalization(m *sgMail, i int, now time.Time) {
 	if len(p.Headers) > 0 {
 		c.headers(fmt.Sprintf("personalizations.%d.headers", i), p.Headers)
 	}
-	if len(p.CustomArgs) > 0 {
-		// What travels with the mail is both together.
-		if n := mapBytes(p.CustomArgs) + mapBytes(m.CustomArgs); n > maxArgBytes {
-			c.args(field("custom_args"), n)
-		}
+	// What travels with the mail is both together.
+	if shared := mapBytes(m.CustomArgs); len(p.CustomArgs) > 0 && shared <= maxArgBytes {
+		c.args(field("custom_args"), mapBytes(p.CustomArgs)+shared)
 	}
 	if p.SendAt != nil {
 		c.sendAt(field("send_at"), p.SendAt, now)
@@ -229,24 +216,6 @@ func (c *checker) args(field string, n int) {
 func (c *checker) sendAt(field string, at *int64, now time.Time) {
 	if at != nil && *at > now.Add(maxAhead).Unix() {
 		c.bad(field, "message.send_at", "The send_at parameter must be a unix timestamp in seconds, not more than 72 hours ahead.")
-	}
-}
-
-// rest checks what this project does not use, so that using it wrongly shows.
-func (c *checker) rest(m *sgMail) {
-	for i, a := range m.Attachments {
-		if a.Content == "" || a.Filename == "" {
-			c.bad(fmt.Sprintf("attachments.%d", i), "message.attachments", "An attachment needs content and a filename.")
-		}
-	}
-	if m.ASM != nil && m.ASM.GroupID == nil {
-		c.bad("asm.group_id", "message.asm.group_id", "The asm group_id is required.")
-	}
-	if m.ASM != nil && len(m.ASM.GroupsToDisplay) > maxGroupsToDisplay {
-		c.bad("asm.groups_to_display", "message.asm.groups_to_display", "Not more than %d groups can be displayed.", maxGroupsToDisplay)
-	}
-	if m.IPPoolName != nil && (len(*m.IPPoolName) < 2 || len(*m.IPPoolName) > 64) {
-		c.bad("ip_pool_name", "message.ip_pool_name", "The ip_pool_name must be between 2 and 64 characters.")
 	}
 }
 

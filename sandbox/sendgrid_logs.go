@@ -3,8 +3,9 @@ package sandbox
 import (
 	"encoding/base64"
 	"encoding/json"
-	"fmt"
+	"errors"
 	"net/http"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -32,11 +33,7 @@ type logMessage struct {
 }
 
 type logDetail struct {
-	FromEmail  string            `json:"from_email"`
-	ID         string            `json:"sg_message_id"`
-	Subject    string            `json:"subject"`
-	ToEmail    string            `json:"to_email"`
-	Status     string            `json:"status"`
+	logMessage
 	TemplateID string            `json:"template_id,omitempty"`
 	APIKeyID   string            `json:"api_key_id"`
 	ClientIP   string            `json:"client_ip"`
@@ -98,7 +95,7 @@ func (s *Sandbox) readLog(w http.ResponseWriter, r *http.Request) {
 	}
 	m := b.message(i)
 	writeJSON(w, http.StatusOK, logDetail{
-		FromEmail: m.From, ID: m.ID, Subject: m.Subject, ToEmail: m.To, Status: processed,
+		logMessage: logEntry(b, i),
 		TemplateID: m.TemplateID, APIKeyID: "sandbox", ClientIP: "127.0.0.1",
 		Category: m.Categories, CustomArgs: m.CustomArgs,
 		Events: []logEvent{{
@@ -156,6 +153,14 @@ func (st *store) locate(id string) (*batch, int) {
 	return nil, 0
 }
 
+func logEntry(b *batch, i int) logMessage {
+	r := b.recipient(i)
+	return logMessage{
+		FromEmail: b.shared.From.Email, ID: b.id(i), Subject: b.subject(&r),
+		ToEmail: r.email, Status: processed, CreatedAt: b.at,
+	}
+}
+
 // search gives matching messages accepted up to until, newest first.
 func (st *store) search(q logQuery, until time.Time, limit int) []logMessage {
 	out := []logMessage{}
@@ -164,21 +169,9 @@ func (st *store) search(q logQuery, until time.Time, limit int) []logMessage {
 		if b.at.After(until) || !q.matchesBatch(b) {
 			continue
 		}
-		for i := b.size() - 1; i >= 0; i-- {
-			if !q.matches(b, i) {
-				continue
-			}
-			r := b.recipient(i)
-			from := r.from
-			if from == "" {
-				from = b.shared.From.Email
-			}
-			out = append(out, logMessage{
-				FromEmail: from, ID: b.id(i), Subject: b.subject(&r),
-				ToEmail: r.email, Status: processed, CreatedAt: b.at,
-			})
-			if len(out) == limit {
-				return out
+		for i := b.size() - 1; i >= 0 && len(out) < limit; i-- {
+			if q.matches(b, i) {
+				out = append(out, logEntry(b, i))
 			}
 		}
 	}
@@ -187,161 +180,46 @@ func (st *store) search(q logQuery, until time.Time, limit int) []logMessage {
 
 // logQuery is a parsed search: every condition that is set must hold.
 type logQuery struct {
-	id, to, subject string
-	categories      []string
-	statuses        []string
-	reason          bool // asked for; no message has one
-	created         []createdAt
-}
-
-type createdAt struct {
-	op string
-	at time.Time
+	id, to     string
+	categories []string
 }
 
 func (q *logQuery) matchesBatch(b *batch) bool {
-	if q.reason || q.statuses != nil && !slices.Contains(q.statuses, processed) {
-		return false
-	}
-	any := func(c string) bool { return slices.Contains(b.shared.Categories, c) }
-	if q.categories != nil && !slices.ContainsFunc(q.categories, any) {
-		return false
-	}
-	for _, c := range q.created {
-		order := b.at.Compare(c.at)
-		holds := c.op == ">" && order > 0 || c.op == ">=" && order >= 0 ||
-			c.op == "<" && order < 0 || c.op == "<=" && order <= 0
-		if !holds {
-			return false
-		}
-	}
-	return true
+	has := func(c string) bool { return slices.Contains(b.shared.Categories, c) }
+	return q.categories == nil || slices.ContainsFunc(q.categories, has)
 }
 
 func (q *logQuery) matches(b *batch, i int) bool {
-	if q.id != "" && q.id != b.id(i) {
-		return false
-	}
-	if to, _ := b.who(i); q.to != "" && !strings.EqualFold(q.to, to) {
-		return false
-	}
-	if q.subject == "" {
-		return true
-	}
-	r := b.recipient(i)
-	return q.subject == b.subject(&r)
+	to, _ := b.who(i)
+	return (q.id == "" || q.id == b.id(i)) && (q.to == "" || strings.EqualFold(q.to, to))
 }
 
-// parseLogQuery reads conditions joined by AND:
+// parseLogQuery reads the conditions that the sandbox knows, joined by AND, with
+// single or double quotes; SendGrid knows more (subject, status, reason, time).
 //
-//	sg_message_id = "x"  to_email = "x"  subject = "x"  reason = "x"
-//	categories IN ("x", "y")  status IN ("x")
-//	sg_message_id_created_at >= TIMESTAMP "2026-01-02T15:04:05Z"   (also > < <=)
-//
-// Quotes are single or double. Anything else is an error that says where.
+//	sg_message_id = "x"    to_email = "x"    categories IN ("x", "y")
 func parseLogQuery(text string) (logQuery, error) {
+	const quoted = `("[^"]+"|'[^']+')`
+	condition := regexp.MustCompile(`^\s*(?:(sg_message_id|to_email)\s*=\s*` + quoted +
+		`|categories\s+(?i:IN)\s*\(\s*(` + quoted + `(?:\s*,\s*` + quoted + `)*)\s*\))\s*(?:$|(?i:AND)\s+)`)
+	value := regexp.MustCompile(quoted)
 	var q logQuery
-	words, err := splitQuery(text)
-	if err != nil || len(words) == 0 {
-		return q, err
-	}
-	for {
-		if words, err = q.condition(words); err != nil {
-			return q, err
+	for rest := strings.TrimSpace(text); rest != ""; {
+		found := condition.FindStringSubmatch(rest)
+		if found == nil {
+			return q, errors.New(`want sg_message_id = "...", to_email = "..." or categories IN ("..."), joined by AND; the sandbox knows no other`)
 		}
-		if len(words) == 0 {
-			return q, nil
-		}
-		if !strings.EqualFold(words[0], "AND") {
-			return q, fmt.Errorf("want AND, found %s", words[0])
-		}
-		words = words[1:]
-	}
-}
-
-// condition takes one condition off the front of words.
-func (q *logQuery) condition(words []string) ([]string, error) {
-	if len(words) < 3 {
-		return nil, fmt.Errorf("want a field, an operator and a value at the end")
-	}
-	field, op, rest := words[0], strings.ToUpper(words[1]), words[2:]
-	switch {
-	case field == "sg_message_id_created_at" && slices.Contains([]string{"<", "<=", ">", ">="}, op):
-		if len(rest) < 2 || !strings.EqualFold(rest[0], "TIMESTAMP") {
-			return nil, fmt.Errorf("%s: want TIMESTAMP and a quoted time", field)
-		}
-		at, err := time.Parse(time.RFC3339, unquoted(rest[1]))
-		q.created = append(q.created, createdAt{op: op, at: at})
-		return rest[2:], err
-	case field == "categories" && op == "IN":
-		return listOf(&q.categories, rest)
-	case field == "status" && op == "IN":
-		return listOf(&q.statuses, rest)
-	}
-	one := map[string]*string{"sg_message_id": &q.id, "to_email": &q.to, "subject": &q.subject, "reason": new(string)}[field]
-	if one == nil || op != "=" {
-		return nil, fmt.Errorf("the field %s does not exist or does not take %s", field, op)
-	}
-	if *one = unquoted(rest[0]); *one == "" {
-		return nil, fmt.Errorf("%s: want a quoted value", field)
-	}
-	q.reason = q.reason || field == "reason"
-	return rest[1:], nil
-}
-
-// listOf takes ("a", "b") off the front of words.
-func listOf(out *[]string, words []string) ([]string, error) {
-	if words[0] != "(" {
-		return nil, fmt.Errorf("IN: want a list in brackets")
-	}
-	for i := 1; i+1 < len(words); i += 2 {
-		value := unquoted(words[i])
-		if value == "" {
-			break
-		}
-		*out = append(*out, value)
-		if words[i+1] == ")" {
-			return words[i+2:], nil
-		}
-		if words[i+1] != "," {
-			break
-		}
-	}
-	return nil, fmt.Errorf("IN: want quoted values, commas and a closing bracket")
-}
-
-// unquoted gives the text of a quoted word, and nothing for any other.
-func unquoted(word string) string {
-	if word[0] != '"' && word[0] != '\'' {
-		return ""
-	}
-	return word[1 : len(word)-1]
-}
-
-// splitQuery cuts a query into names, operators, brackets, commas and quoted
-// values, which keep their quotes.
-func splitQuery(text string) ([]string, error) {
-	var words []string
-	for text = strings.TrimSpace(text); text != ""; text = strings.TrimSpace(text) {
-		n := 1
-		switch c := text[0]; {
-		case c == '"' || c == '\'':
-			end := strings.IndexByte(text[1:], c)
-			if end < 0 {
-				return nil, fmt.Errorf("a quote is not closed")
-			}
-			n = end + 2
-		case c == '<' || c == '>':
-			if strings.HasPrefix(text[1:], "=") {
-				n = 2
-			}
-		case strings.IndexByte("(),=", c) < 0:
-			if n = strings.IndexAny(text, " \t\r\n(),=<>'\""); n < 0 {
-				n = len(text)
+		switch found[1] {
+		case "sg_message_id":
+			q.id = found[2][1 : len(found[2])-1]
+		case "to_email":
+			q.to = found[2][1 : len(found[2])-1]
+		default:
+			for _, v := range value.FindAllString(found[3], -1) {
+				q.categories = append(q.categories, v[1:len(v)-1])
 			}
 		}
-		words = append(words, text[:n])
-		text = text[n:]
+		rest = rest[len(found[0]):]
 	}
-	return words, nil
+	return q, nil
 }

@@ -1,0 +1,88 @@
+package sandbox_test
+
+import (
+	"html"
+	"net/http"
+	"net/url"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/fanfare-dev/fanfare/sandbox"
+)
+
+func (s *server) page(path string) string {
+	s.t.Helper()
+	a := s.call(http.MethodGet, path, nil)
+	require.Equal(s.t, http.StatusOK, a.status)
+	require.Equal(s.t, "text/html; charset=utf-8", a.header.Get("Content-Type"))
+	require.Contains(s.t, a.header.Get("Content-Security-Policy"), "default-src 'none'")
+	return string(a.body)
+}
+
+// links are the addresses of the mail listed on a page, in order.
+func links(page string) []string {
+	var out []string
+	for _, m := range regexp.MustCompile(`href="(/mail/[^"]+)"`).FindAllStringSubmatch(page, -1) {
+		out = append(out, m[1])
+	}
+	return out
+}
+
+func TestListPage(t *testing.T) {
+	t.Parallel()
+	s := start(t, sandbox.Config{})
+	require.Contains(t, s.page("/"), "No mail yet")
+	s.send(mail(120))
+	first := s.page("/")
+	require.Len(t, links(first), 50)
+	require.Contains(t, first, "reader-119@readers.example")
+	require.Contains(t, first, "<dd>120</dd>")
+
+	var all []string
+	for next := "/"; next != ""; {
+		page := s.page(next)
+		all = append(all, links(page)...)
+		older := regexp.MustCompile(`href="([^"]+)">Older`).FindStringSubmatch(page)
+		next = ""
+		if older != nil {
+			next = html.UnescapeString(older[1])
+		}
+	}
+	require.Len(t, all, 120)
+
+	require.Len(t, links(s.page("/?q=Reader-7%40")), 1)
+	require.Len(t, links(s.page("/?q=pub.email.11")), 11, "11 and 110 to 119")
+	require.Contains(t, s.page("/?q="+url.QueryEscape("<script>")), "&lt;script&gt;")
+	require.Equal(t, http.StatusBadRequest, s.call(http.MethodGet, "/?cursor=x", nil).status)
+	require.Equal(t, http.StatusNotFound, s.call(http.MethodGet, "/elsewhere", nil).status)
+}
+
+func TestMailPage(t *testing.T) {
+	t.Parallel()
+	s := start(t, sandbox.Config{})
+	m := mail(1)
+	m["subject"] = "<b>Bold</b>"
+	m["content"].([]any)[1] = object{"type": "text/html", "value": `<!doctype html><html><head><title>x</title></head><body><script>alert(1)</script><a href="-unsubscribe-">Leave</a></body></html>`}
+	person(m, 0)["headers"] = object{"X-<i>": "<script>alert(2)</script>"}
+	s.send(m)
+	page := s.page(links(s.page("/"))[0])
+	require.Contains(t, page, "&lt;b&gt;Bold&lt;/b&gt;")
+	require.NotContains(t, page, "<script>")
+	require.NotContains(t, page, "<i>")
+	frame := regexp.MustCompile(`<iframe title="[^"]*" sandbox="([^"]*)" srcdoc="([^"]*)">`).FindStringSubmatch(page)
+	require.NotNil(t, frame)
+	require.NotContains(t, frame[1], "allow-scripts")
+	require.NotContains(t, frame[1], "allow-same-origin")
+	inside := html.UnescapeString(frame[2])
+	require.True(t, strings.HasPrefix(inside, `<!doctype html><html><head><base target="_blank">`))
+	require.Contains(t, inside, `<a href="http://fanfare.example/u/0?a=1&b=2">Leave</a>`)
+	require.Contains(t, page, "Leave: http://fanfare.example/u/0?a=1&amp;b=2")
+	require.Contains(t, html.UnescapeString(page), `"-unsubscribe-": "http://fanfare.example/u/0?a=1&b=2"`, "the raw view")
+
+	gone := s.call(http.MethodGet, "/mail/nothing", nil)
+	require.Equal(t, http.StatusNotFound, gone.status)
+	require.Contains(t, string(gone.body), "All mail")
+}
