@@ -2,7 +2,6 @@ package ledger
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
@@ -94,39 +93,32 @@ func (l *Ledger) OpenBatches(ctx context.Context, id fanfare.PublicationID, chan
 // Finish closes a publication when, and only when, everyone in its audience has
 // come to an end: pending + sending + in_doubt = 0. It returns the publication as it is then.
 func (l *Ledger) Finish(ctx context.Context, id fanfare.PublicationID) (fanfare.Publication, error) {
-	err := l.transact(ctx, func(tx pgx.Tx) error {
-		var state fanfare.PublicationState
-		var finished bool
-		err := tx.QueryRow(ctx, `SELECT state, finished_at IS NOT NULL FROM publications WHERE publication_id = $1 FOR UPDATE`, id).Scan(&state, &finished)
-		if errors.Is(err, pgx.ErrNoRows) {
-			return fanfare.ErrNotFound
-		}
-		if err != nil || finished || state == fanfare.Accepted || state == fanfare.Scheduled || state == fanfare.Paused {
-			return err
-		}
-		var unfinished, bad int64
-		err = tx.QueryRow(ctx, `
-			SELECT p.audience * cardinality(p.channels) - COALESCE(sum(b.sent + b.delivered + b.failed + b.skipped + b.dead), 0)::bigint,
-			  COALESCE(sum(b.failed + b.dead), 0)::bigint
-			FROM publications p LEFT JOIN batches b USING (publication_id)
-			WHERE p.publication_id = $1 GROUP BY p.publication_id`, id).Scan(&unfinished, &bad)
-		if err != nil || unfinished > 0 {
-			return err
-		}
-		final := state
-		if state == fanfare.Running {
-			final = fanfare.Completed
-			if bad > 0 {
-				final = fanfare.CompletedWithFailures
-			}
-		}
-		_, err = tx.Exec(ctx, `UPDATE publications SET state = $2, finished_at = clock_timestamp() WHERE publication_id = $1`, id, final)
-		return err
-	})
-	if err != nil {
-		return fanfare.Publication{}, failed("finish "+string(id), err)
+	op := "finish " + string(id)
+	p, err := l.Publication(ctx, id)
+	// Looked at without a lock first: a publication under way is asked often,
+	// and its row is shared by every claim.
+	if err != nil || p.Totals.Unfinished() > 0 || p.FinishedAt != nil {
+		return p, err
+	}
+	if err := l.transact(ctx, func(tx pgx.Tx) error { return finish(ctx, tx, id) }); err != nil {
+		return fanfare.Publication{}, failed(op, err)
 	}
 	return l.Publication(ctx, id)
+}
+
+func finish(ctx context.Context, tx pgx.Tx, id fanfare.PublicationID) error {
+	if _, err := tx.Exec(ctx, `SELECT FROM publications WHERE publication_id = $1 FOR UPDATE`, id); err != nil {
+		return err
+	}
+	_, err := tx.Exec(ctx, `
+		UPDATE publications p SET finished_at = clock_timestamp(),
+		  state = CASE WHEN p.state <> 'running' THEN p.state WHEN books.bad > 0 THEN 'completed_with_failures' ELSE 'completed' END
+		FROM (
+		  SELECT COALESCE(sum(sent + delivered + failed + skipped + dead), 0) AS ended, COALESCE(sum(failed + dead), 0) AS bad
+		  FROM batches WHERE publication_id = $1) books
+		WHERE p.publication_id = $1 AND p.finished_at IS NULL AND p.state IN ('running', 'cancelled', 'expired')
+		  AND books.ended = p.audience * cardinality(p.channels)`, id)
+	return err
 }
 
 // BatchProblems names deliveries of a batch that did not go well, for people:
