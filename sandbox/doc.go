@@ -21,7 +21,7 @@
 // A delivery is recognised by the custom argument "delivery" and a call by
 // "call"; a personalization's custom arguments win over the message's.
 //
-// Memory: about 350 bytes for a kept email with an unsubscribe link of its own
+// Memory: about 450 bytes for a kept email with an unsubscribe link of its own
 // (contents common to a call are kept once), and about 40 bytes for each
 // distinct delivery id, kept or not. The last 500,000 calls and the first
 // 100,000 duplicated deliveries are listed; beyond that they are only counted.

@@ -16,7 +16,7 @@ const perPage = 50
 // contentPolicy lets the pages use what they carry themselves and nothing else.
 // The mail is in a frame without scripts that inherits it; its links open in a
 // tab of their own.
-const contentPolicy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'self'; base-uri 'self' about:"
+const contentPolicy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'self'; base-uri 'none'"
 
 //go:embed pages/*.html
 var pageFiles embed.FS

@@ -14,7 +14,7 @@ import (
 )
 
 const (
-	// defaultMaxMessages bounds kept contents to about 700 MB.
+	// defaultMaxMessages bounds kept contents to about 900 MB.
 	defaultMaxMessages = 2_000_000
 	// shutdownGrace is how long answers under way may take once Serve is told
 	// to stop. Calls that hang are cut at once, so nothing legitimate needs more.

@@ -304,7 +304,9 @@ func BenchmarkSendThousand(b *testing.B) {
 	h := s.Handler()
 	b.SetBytes(int64(len(body)))
 	b.ReportAllocs()
-	for b.Loop() {
+	for n := 0; b.Loop(); n++ {
+		// Every call has deliveries of its own, as in a real run.
+		body := bytes.ReplaceAll(body, []byte(`"pub.email.`), fmt.Appendf(nil, `"pub%d.email.`, n))
 		r := httptest.NewRequest(http.MethodPost, "/v3/mail/send", bytes.NewReader(body))
 		r.Header.Set("Authorization", "Bearer SG.key")
 		r.Header.Set("Content-Type", "application/json")

@@ -46,14 +46,17 @@ func checkMail(m *sgMail, reject []string, now time.Time) []sgError {
 	c := &checker{}
 	c.sender(m)
 	c.recipients(m, reject)
+	shared := mapBytes(m.CustomArgs)
 	for i := range m.Personalizations {
-		c.personalization(m, i, now)
+		c.personalization(m, i, shared, now)
 	}
 	c.subject(m)
 	c.content(m)
 	c.categories(m.Categories)
-	c.headers("headers", m.Headers)
-	c.args("custom_args", mapBytes(m.CustomArgs))
+	c.headers(m.Headers, func() string { return "headers" })
+	if shared > maxArgBytes {
+		c.bad("custom_args", "message.custom_args", "The custom_args may not exceed %d bytes; these are %d.", maxArgBytes, shared)
+	}
 	c.sendAt("send_at", m.SendAt, now)
 	return c.errs
 }
@@ -118,7 +121,8 @@ func (c *checker) addresses(i int, list string, all []sgAddress, seen map[string
 	}
 }
 
-func (c *checker) personalization(m *sgMail, i int, now time.Time) {
+// personalization checks one; shared is the size of the custom arguments of all.
+func (c *checker) personalization(m *sgMail, i, shared int, now time.Time) {
 	p := &m.Personalizations[i]
 	field := func(name string) string { return fmt.Sprintf("personalizations.%d.%s", i, name) }
 	if len(p.Substitutions) > 0 {
@@ -129,12 +133,10 @@ func (c *checker) personalization(m *sgMail, i int, now time.Time) {
 			c.bad(field("substitutions"), "message.personalizations.substitutions", "The substitutions may not exceed %d bytes per personalization; these are %d.", maxArgBytes, n)
 		}
 	}
-	if len(p.Headers) > 0 {
-		c.headers(fmt.Sprintf("personalizations.%d.headers", i), p.Headers)
-	}
+	c.headers(p.Headers, func() string { return field("headers") })
 	// What travels with the mail is both together.
-	if shared := mapBytes(m.CustomArgs); len(p.CustomArgs) > 0 && shared <= maxArgBytes {
-		c.args(field("custom_args"), mapBytes(p.CustomArgs)+shared)
+	if n := mapBytes(p.CustomArgs) + shared; n > maxArgBytes && shared <= maxArgBytes {
+		c.bad(field("custom_args"), "message.custom_args", "The custom_args may not exceed %d bytes; these are %d with those of the message.", maxArgBytes, n)
 	}
 	if p.SendAt != nil {
 		c.sendAt(field("send_at"), p.SendAt, now)
@@ -197,19 +199,13 @@ func (c *checker) categories(all []string) {
 	}
 }
 
-func (c *checker) headers(field string, headers map[string]string) {
+func (c *checker) headers(headers map[string]string, field func() string) {
 	for name := range headers {
 		switch strings.ToLower(name) {
 		case "x-sg-id", "x-sg-eid", "received", "dkim-signature", "content-type", "content-transfer-encoding",
 			"to", "from", "subject", "reply-to", "cc", "bcc":
-			c.bad(field+"."+name, "message.headers", "The header %q is reserved and may not be set.", name)
+			c.bad(field()+"."+name, "message.headers", "The header %q is reserved and may not be set.", name)
 		}
-	}
-}
-
-func (c *checker) args(field string, n int) {
-	if n > maxArgBytes {
-		c.bad(field, "message.custom_args", "The custom_args may not exceed %d bytes; these are %d.", maxArgBytes, n)
 	}
 }
 
