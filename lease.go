@@ -2,9 +2,12 @@ package fanfare
 
 import (
 	"context"
+	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptrace"
 	"sync/atomic"
 	"time"
 )
@@ -65,24 +68,41 @@ func LeaseFrom(ctx context.Context) *Lease {
 	return l
 }
 
-// GatedTransport checks the lease in a request's context at the last moment
-// before its body goes to the network, and notes when the body was written
-// whole. net/http asks for the body's first bytes before it flushes the headers
-// of a small header block, and no provider acts on a request whose body is
-// missing; so a lease that has run out means that no call was made.
-// Requests without a lease (look-ups) and without a body pass untouched.
+// GatedTransport checks the lease in a request's context three times: before it
+// asks for a connection, when it has one, which may be long after, and at the
+// last moment before the body goes to the network. It notes when the body was
+// handed over whole.
+//
+// A lease that has run out by the second check leaves no byte on the network.
+// Between it and the third lies no wait, but a machine can stall there: net/http
+// flushes the headers before it asks for this body, so they may go out alone. The
+// connection is then closed (HTTP/1) or the stream reset (HTTP/2), and no
+// provider acts on a request whose body is missing.
+//
+// Requests without a lease (look-ups) and without a body pass untouched. Base
+// must not speak HTTP/2 without TLS: a refused connection is closed, and one that
+// others share must be known as such.
 type GatedTransport struct {
 	Base http.RoundTripper
 }
 
-// RoundTrip implements http.RoundTripper.
+// RoundTrip implements http.RoundTripper. A request that was refused or cut by
+// its lease ends with ErrTooLate.
 func (t GatedTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	lease := LeaseFrom(r.Context())
-	if lease == nil || r.Body == nil {
+	if lease == nil || r.Body == nil || r.Body == http.NoBody {
 		return t.Base.RoundTrip(r)
 	}
-	gated := r.Clone(r.Context())
-	gated.Body = &gatedBody{body: r.Body, lease: lease, left: r.ContentLength}
+	if err := lease.MayBegin(); err != nil {
+		_ = r.Body.Close() // unread; the contract asks for it
+		return nil, err
+	}
+	// Not cancelled on success: the answer is still to be read. It is freed with
+	// the context of the call.
+	ctx, cancel := context.WithCancelCause(r.Context())
+	g := &gate{lease: lease, length: r.ContentLength, refuse: cancel}
+	gated := r.Clone(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: g.connected}))
+	gated.Body = g.body(r.Body)
 	if r.GetBody != nil {
 		// The transport may send again what it could not write on a connection
 		// that turned out to be closed: that must pass the gate too.
@@ -91,17 +111,53 @@ func (t GatedTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 			if err != nil {
 				return nil, err
 			}
-			return &gatedBody{body: body, lease: lease, left: r.ContentLength}, nil
+			return g.body(body), nil
 		}
 	}
-	return t.Base.RoundTrip(gated)
+	answer, err := t.Base.RoundTrip(gated)
+	if cause := context.Cause(ctx); errors.Is(cause, ErrTooLate) {
+		// Some servers answer a request that was cut as if it had been whole.
+		if answer != nil {
+			_ = answer.Body.Close()
+		}
+		return nil, cause
+	}
+	if err != nil {
+		cancel(err)
+	}
+	return answer, err
+}
+
+// gate watches one request from its connection to its last byte.
+type gate struct {
+	lease  *Lease
+	length int64
+	refuse context.CancelCauseFunc
+}
+
+func (g *gate) connected(got httptrace.GotConnInfo) {
+	err := g.lease.MayBegin()
+	if err == nil {
+		return
+	}
+	g.refuse(err)
+	// HTTP/2 looks at the context before it writes headers. HTTP/1 does not, but
+	// its connection carries this request only.
+	if conn, ok := got.Conn.(*tls.Conn); ok && conn.ConnectionState().NegotiatedProtocol == "h2" {
+		return
+	}
+	_ = got.Conn.Close()
+}
+
+func (g *gate) body(body io.ReadCloser) io.ReadCloser {
+	return &gatedBody{gate: g, body: body, left: g.length}
 }
 
 type gatedBody struct {
+	*gate
 	body  io.ReadCloser
-	lease *Lease
 	begun bool
-	left  int64
+	left  int64 // below zero from the start if the length is not known
 }
 
 func (b *gatedBody) Read(p []byte) (int, error) {
@@ -110,13 +166,15 @@ func (b *gatedBody) Read(p []byte) (int, error) {
 		check = b.lease.MayBegin
 	}
 	if err := check(); err != nil {
+		b.refuse(err)
 		return 0, err
 	}
 	b.begun = true
 	n, err := b.body.Read(p)
 	b.left -= int64(n)
-	// Set before the last bytes leave: what cannot be told apart counts as written.
-	if b.left <= 0 || err != nil {
+	// Set before the last bytes leave: what cannot be told apart counts as
+	// written. That includes the first bytes of a body of unknown length.
+	if b.left <= 0 {
 		b.lease.wrote.Store(true)
 	}
 	return n, err

@@ -1,0 +1,85 @@
+package fanfare_test
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"math"
+	"regexp"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/fanfare-dev/fanfare"
+)
+
+const secret fanfare.Secret = "correct horse battery staple"
+
+func TestUnsubscribeTokenRoundTrip(t *testing.T) {
+	t.Parallel()
+	for _, link := range []fanfare.UnsubscribeLink{
+		{Topic: 1, Number: 1},
+		{Topic: 300, Number: 10_000_000},
+		{Topic: math.MaxInt64, Number: math.MaxInt64},
+		{},
+	} {
+		token := link.Token(secret)
+		require.Regexp(t, regexp.MustCompile(`^[A-Za-z0-9_-]{24,48}$`), token, "it must stand in a URL and in HTML as it is")
+		got, err := fanfare.ParseUnsubscribeToken(secret, token)
+		require.NoError(t, err)
+		require.Equal(t, link, got)
+		_, err = fanfare.ParseUnsubscribeToken(secret+"!", token)
+		require.ErrorIs(t, err, fanfare.ErrLinkTampered)
+	}
+}
+
+func TestUnsubscribeTokenAnyBitChanged(t *testing.T) {
+	t.Parallel()
+	token := fanfare.UnsubscribeLink{Topic: 42, Number: 123_456}.Token(secret)
+	raw, err := base64.RawURLEncoding.DecodeString(token)
+	require.NoError(t, err)
+	for bit := range len(raw) * 8 {
+		forged := bytes.Clone(raw)
+		forged[bit/8] ^= 1 << (bit % 8)
+		_, err := fanfare.ParseUnsubscribeToken(secret, base64.RawURLEncoding.EncodeToString(forged))
+		require.ErrorIs(t, err, fanfare.ErrLinkTampered, "bit %d", bit)
+	}
+	for n := range len(token) {
+		_, err := fanfare.ParseUnsubscribeToken(secret, token[:n])
+		require.ErrorIs(t, err, fanfare.ErrLinkTampered, "cut at %d", n)
+	}
+	for _, other := range []string{"", "!", token + "A", token + token, token + "=", "../" + token} {
+		_, err := fanfare.ParseUnsubscribeToken(secret, other)
+		require.ErrorIs(t, err, fanfare.ErrLinkTampered, "%q", other)
+	}
+}
+
+func TestUnsubscribeTokensDiffer(t *testing.T) {
+	t.Parallel()
+	seen := map[string]bool{}
+	for topic := range fanfare.TopicID(200) {
+		for number := range fanfare.SubscriberNumber(200) {
+			token := fanfare.UnsubscribeLink{Topic: topic, Number: number}.Token(secret)
+			require.False(t, seen[token])
+			seen[token] = true
+		}
+	}
+}
+
+func TestSecretNeverPrints(t *testing.T) {
+	t.Parallel()
+	type settings struct{ Key fanfare.Secret }
+	var out bytes.Buffer
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x"} {
+		fmt.Fprintf(&out, verb+verb, secret, settings{secret})
+	}
+	require.NoError(t, json.NewEncoder(&out).Encode(settings{secret}))
+	for _, log := range []slog.Handler{slog.NewTextHandler(&out, nil), slog.NewJSONHandler(&out, nil)} {
+		slog.New(log).Info("settings", "key", secret, "all", settings{secret})
+	}
+	require.Contains(t, out.String(), "[redacted]")
+	require.NotContains(t, out.String(), "horse")
+	require.NotContains(t, out.String(), fmt.Sprintf("%x", "horse"))
+}
