@@ -145,8 +145,10 @@ func (r *Relay) tell(ctx context.Context, order fanfare.Order) error {
 		return err
 	}
 	// A wake finds the workflow, or starts it: then there is nobody left to wake.
+	options := startOptions(order.Publication)
+	options.WorkflowIDConflictPolicy = enumspb.WORKFLOW_ID_CONFLICT_POLICY_USE_EXISTING // Temporal knows no other with a signal
 	_, err := r.client.SignalWithStartWorkflow(ctx, order.Publication.WorkflowID(), workflows.SignalWake, nil,
-		startOptions(order.Publication), workflows.Publish, workflows.PublishInput{Publication: order.Publication})
+		options, workflows.Publish, workflows.PublishInput{Publication: order.Publication})
 	return err
 }
 
