@@ -1,0 +1,127 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"golang.org/x/text/language"
+	"golang.org/x/text/message"
+
+	fanfare "github.com/fanfare-dev/fanfare"
+)
+
+// number writes 10000 as 10,000.
+func number(n int64) string { return message.NewPrinter(language.English).Sprintf("%d", n) }
+
+// clock writes a time as people at this machine read it.
+func clock(t time.Time) string { return t.Local().Format("2006-01-02 15:04:05 MST") }
+
+// table is printed with its columns aligned: the first to the left, and the others
+// to the right where they hold numbers.
+type table struct {
+	columns int
+	text    strings.Builder
+	flags   uint
+}
+
+func newTable(head ...string) *table {
+	t := &table{columns: len(head)}
+	t.row(head...)
+	return t
+}
+
+// newNumbers makes a table of numbers.
+func newNumbers(head ...string) *table {
+	t := newTable(head...)
+	t.flags = tabwriter.AlignRight
+	return t
+}
+
+func (t *table) row(cells ...string) { t.text.WriteString(strings.Join(cells, "\t") + "\t\n") }
+
+func (t *table) print(w io.Writer) error {
+	aligned := tabwriter.NewWriter(w, 0, 0, 2, ' ', t.flags)
+	fmt.Fprint(aligned, t.text.String())
+	if err := aligned.Flush(); err != nil {
+		return fmt.Errorf("print: %w", err)
+	}
+	return nil
+}
+
+// printPublication prints where a publication stands: its counts, why some were
+// not sent to, and where to look.
+func printPublication(w io.Writer, p fanfare.Publication) error {
+	fmt.Fprintf(w, "Publication %s is %s.\n", p.ID, sayState(p.State))
+	fmt.Fprintf(w, "  key %s, topic %s, accepted %s\n", p.Key, p.Topic, clock(p.AcceptedAt))
+	if line := spent(p); line != "" {
+		fmt.Fprintln(w, "  "+line)
+	}
+	fmt.Fprintln(w)
+	t := newNumbers("channel", "intended", "pending", "sending", "in doubt", "sent", "delivered", "failed", "skipped", "dead")
+	row := func(name string, c fanfare.Totals) {
+		t.row(name, number(c.Intended), number(c.Pending), number(c.Sending), number(c.InDoubt), number(c.Sent),
+			number(c.Delivered), number(c.Failed), number(c.Skipped), number(c.Dead))
+	}
+	for _, channel := range slices.Sorted(maps.Keys(p.ByChannel)) {
+		row(string(channel), p.ByChannel[channel])
+	}
+	if len(p.ByChannel) != 1 {
+		row("all", p.Totals)
+	}
+	if err := t.print(w); err != nil {
+		return err
+	}
+	printCounts(w, "Skipped: ", p.SkippedByReason)
+	printCounts(w, "Failed:  ", p.FailedByCode)
+	printLinks(w, p.Links)
+	return nil
+}
+
+// spent says when a publication began and ended, or how fast it goes.
+func spent(p fanfare.Publication) string {
+	switch {
+	case p.StartedAt != nil && p.FinishedAt != nil:
+		return fmt.Sprintf("finished %s, after %s", clock(*p.FinishedAt), p.FinishedAt.Sub(*p.StartedAt).Round(100*time.Millisecond))
+	case p.FinishedAt == nil && p.ScheduledAt != nil && p.State == fanfare.Scheduled:
+		return "begins " + clock(*p.ScheduledAt)
+	case p.State == fanfare.Running && p.RatePerSecond > 0:
+		line := number(int64(p.RatePerSecond)) + " recipients a second"
+		if p.ETA != nil {
+			line += ", done about " + clock(*p.ETA)
+		}
+		return line
+	}
+	return ""
+}
+
+func sayState(s fanfare.PublicationState) string { return strings.ReplaceAll(string(s), "_", " ") }
+
+// printCounts prints what there is most of first.
+func printCounts(w io.Writer, title string, counts map[string]int64) {
+	if len(counts) == 0 {
+		return
+	}
+	names := slices.SortedFunc(maps.Keys(counts), func(a, b string) int {
+		return cmp.Or(cmp.Compare(counts[b], counts[a]), cmp.Compare(a, b))
+	})
+	parts := make([]string, len(names))
+	for i, name := range names {
+		parts[i] = number(counts[name]) + " " + name
+	}
+	fmt.Fprintln(w, title+strings.Join(parts, ", "))
+}
+
+// linkNames say what the links of the API lead to.
+var linkNames = map[string]string{"self": "API", "temporal": "Temporal Web UI"}
+
+func printLinks(w io.Writer, links map[string]string) {
+	for _, name := range slices.Sorted(maps.Keys(links)) {
+		fmt.Fprintf(w, "%s: %s\n", cmp.Or(linkNames[name], name), links[name])
+	}
+}

@@ -1,0 +1,275 @@
+package main
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/caarlos0/env/v11"
+	"github.com/jackc/pgx/v5"
+
+	fanfare "github.com/fanfare-dev/fanfare"
+	"github.com/fanfare-dev/fanfare/ledger"
+	"github.com/fanfare-dev/fanfare/providers/sendgrid"
+)
+
+// The groups of settings. Each role below embeds those it needs.
+type (
+	databaseSettings struct {
+		DatabaseURL fanfare.Secret `env:"FANFARE_DATABASE_URL"` // may hold a password
+	}
+	temporalSettings struct {
+		TemporalAddress   string `env:"FANFARE_TEMPORAL_ADDRESS" envDefault:"127.0.0.1:7233"`
+		TemporalNamespace string `env:"FANFARE_TEMPORAL_NAMESPACE" envDefault:"fanfare"`
+	}
+	ledgerSettings struct {
+		Expires       time.Duration `env:"FANFARE_EXPIRES" envDefault:"24h"`
+		DoubtEmail    ledger.Policy `env:"FANFARE_DOUBT_EMAIL" envDefault:"resend"`
+		DoubtDeadline time.Duration `env:"FANFARE_DOUBT_DEADLINE" envDefault:"10m"`
+	}
+	linkSettings struct { // server and worker need the same ones
+		Listen    string         `env:"FANFARE_LISTEN" envDefault:"127.0.0.1:8080"`
+		PublicURL string         `env:"FANFARE_PUBLIC_URL"` // default: Listen
+		Secret    fanfare.Secret `env:"FANFARE_SECRET"`
+	}
+	sendGridSettings struct {
+		SendGridAPIKey  fanfare.Secret `env:"SENDGRID_API_KEY"`  // empty: email is off
+		SendGridBaseURL string         `env:"SENDGRID_BASE_URL"` // empty: SendGrid itself
+		SendGridFrom    string         `env:"SENDGRID_FROM"`
+	}
+)
+
+// The roles: what each command needs to know.
+type (
+	migrateSettings  struct{ databaseSettings }
+	operatorSettings struct { // verify and recover
+		databaseSettings
+		temporalSettings
+		ledgerSettings
+	}
+	serverSettings struct {
+		databaseSettings
+		temporalSettings
+		ledgerSettings
+		linkSettings
+		sendGridSettings
+		TemporalUI string           `env:"FANFARE_TEMPORAL_UI_URL" envDefault:"http://127.0.0.1:8233"`
+		APIKeys    []fanfare.Secret `env:"FANFARE_API_KEYS"`
+	}
+	workerSettings struct {
+		databaseSettings
+		temporalSettings
+		ledgerSettings
+		linkSettings
+		sendGridSettings
+		RetryFast []time.Duration `env:"FANFARE_RETRY_FAST" envDefault:"1s,3s,10s,30s,2m"`
+	}
+	clientSettings struct {
+		APIURL string         `env:"FANFARE_API_URL" envDefault:"http://127.0.0.1:8080"`
+		APIKey fanfare.Secret `env:"FANFARE_API_KEY" envDefault:"dev-key"`
+	}
+)
+
+// settingsError lists everything that is wrong with the settings.
+type settingsError struct{ problems []fanfare.Violation }
+
+func (e *settingsError) Error() string {
+	lines := []string{"the settings are not right:"}
+	for _, p := range e.problems {
+		lines = append(lines, "  "+p.Field+" "+p.Detail)
+	}
+	return strings.Join(lines, "\n")
+}
+
+// report notes that a setting is wrong: "<name> <what>".
+type report func(name, what string)
+
+// load reads the settings of one role and reports everything wrong with them at
+// once. An empty value counts as none. Messages never repeat a secret's value.
+func load[T interface{ check(report) }](environ map[string]string) (T, error) {
+	given := map[string]string{}
+	for name, value := range environ {
+		if value = strings.TrimSpace(value); value != "" {
+			given[name] = value
+		}
+	}
+	var settings T
+	var bad settingsError
+	err := env.ParseWithOptions(&settings, env.Options{Environment: given, FuncMap: map[reflect.Type]env.ParserFunc{
+		reflect.TypeFor[time.Duration]():  func(s string) (any, error) { return time.ParseDuration(strings.TrimSpace(s)) },
+		reflect.TypeFor[fanfare.Secret](): func(s string) (any, error) { return fanfare.Secret(strings.TrimSpace(s)), nil },
+	}})
+	unread := map[string]bool{} // a value that could not be read is not checked as well
+	if err := bad.addUnread(reflect.TypeFor[T](), err, unread); err != nil {
+		return settings, err
+	}
+	settings.check(func(name, what string) {
+		if !unread[name] {
+			bad.problems = append(bad.problems, fanfare.Violation{Field: name, Detail: what})
+		}
+	})
+	if len(bad.problems) > 0 {
+		slices.SortStableFunc(bad.problems, func(a, b fanfare.Violation) int { return cmp.Compare(a.Field, b.Field) })
+		return settings, &bad
+	}
+	return settings, nil
+}
+
+// addUnread adds the values that could not be read. The library knows the field, a
+// person knows the name in its tag.
+func (e *settingsError) addUnread(role reflect.Type, err error, unread map[string]bool) error {
+	if err == nil {
+		return nil
+	}
+	var all env.AggregateError
+	if !errors.As(err, &all) {
+		return fmt.Errorf("read settings: %w", err)
+	}
+	for _, each := range all.Errors {
+		var parse env.ParseError
+		if !errors.As(each, &parse) {
+			return fmt.Errorf("read settings: %w", each)
+		}
+		field, _ := role.FieldByName(parse.Name)
+		name := field.Tag.Get("env")
+		unread[name] = true
+		what := "must be a duration such as 90s, 10m or 24h"
+		if field.Type.Kind() == reflect.Slice {
+			what = "must be durations separated by commas, such as 1s,10s,2m"
+		}
+		e.problems = append(e.problems, fanfare.Violation{Field: name, Detail: what})
+	}
+	return nil
+}
+
+func (s migrateSettings) check(r report)  { s.checkDatabase(r) }
+func (s operatorSettings) check(r report) { s.checkDatabase(r); s.checkTemporal(r); s.checkLedger(r) }
+func (s serverSettings) check(r report) {
+	s.checkDatabase(r)
+	s.checkTemporal(r)
+	s.checkLedger(r)
+	s.checkLinks(r)
+	if len(s.APIKeys) == 0 {
+		r("FANFARE_API_KEYS", "is missing; set it to the keys that publishers use, separated by commas")
+	}
+	if slices.Contains(s.APIKeys, "") {
+		r("FANFARE_API_KEYS", "has an empty key; write the keys separated by single commas")
+	}
+	if !webAddress(s.TemporalUI) {
+		r("FANFARE_TEMPORAL_UI_URL", "must be a whole http or https address, such as http://127.0.0.1:8233")
+	}
+}
+
+func (s workerSettings) check(r report) {
+	s.checkDatabase(r)
+	s.checkTemporal(r)
+	s.checkLedger(r)
+	s.checkLinks(r)
+	s.checkSender(r)
+	if slices.ContainsFunc(s.RetryFast, func(d time.Duration) bool { return d <= 0 }) {
+		r("FANFARE_RETRY_FAST", "must hold only durations above zero, such as 1s,10s,2m")
+	}
+}
+
+func (s clientSettings) check(r report) {
+	if !webAddress(s.APIURL) {
+		r("FANFARE_API_URL", "must be a whole http or https address, such as http://127.0.0.1:8080")
+	}
+}
+
+func (s databaseSettings) checkDatabase(r report) {
+	if s.DatabaseURL == "" {
+		r("FANFARE_DATABASE_URL", "is missing; set it to a PostgreSQL URL such as postgres://user:password@host:5432/fanfare, or start `fanfare dev`, which leaves one in its data folder")
+		return
+	}
+	// The parser's own words may quote the URL.
+	if _, err := pgx.ParseConfig(string(s.DatabaseURL)); err != nil {
+		r("FANFARE_DATABASE_URL", "cannot be read as a PostgreSQL URL; write it as postgres://user:password@host:5432/fanfare")
+	}
+}
+
+func (s temporalSettings) checkTemporal(r report) {
+	if _, port, err := net.SplitHostPort(s.TemporalAddress); err != nil || port == "" {
+		r("FANFARE_TEMPORAL_ADDRESS", "must be host:port, such as 127.0.0.1:7233")
+	}
+}
+
+func (s ledgerSettings) checkLedger(r report) {
+	if s.Expires <= 0 {
+		r("FANFARE_EXPIRES", "must be above zero, such as 24h")
+	}
+	if s.DoubtDeadline <= 0 {
+		r("FANFARE_DOUBT_DEADLINE", "must be above zero, such as 10m")
+	}
+	if s.DoubtEmail != ledger.Resend && s.DoubtEmail != ledger.Hold {
+		r("FANFARE_DOUBT_EMAIL", "must be resend (send once more, never twice) or hold (give up and keep)")
+	}
+}
+
+func (s linkSettings) checkLinks(r report) {
+	if _, port, err := net.SplitHostPort(s.Listen); err != nil || port == "" {
+		r("FANFARE_LISTEN", "must be host:port, such as 127.0.0.1:8080")
+	}
+	if s.PublicURL != "" && !webAddress(s.PublicURL) {
+		r("FANFARE_PUBLIC_URL", "must be a whole http or https address, such as https://fanfare.example")
+	}
+	if s.Secret == "" {
+		r("FANFARE_SECRET", "is missing; set it to the same random text for server and worker, such as the output of `openssl rand -hex 32`")
+	}
+}
+
+// checkSender asks the provider what it would refuse; without a key email is off.
+func (s sendGridSettings) checkSender(r report) {
+	if s.SendGridAPIKey == "" {
+		return
+	}
+	var invalid *fanfare.InvalidError
+	if _, err := sendgrid.New(s.sendGridConfig(), http.DefaultClient); errors.As(err, &invalid) {
+		for _, v := range invalid.Violations {
+			r(v.Field, v.Detail)
+		}
+	}
+}
+
+func (s sendGridSettings) sendGridConfig() sendgrid.Config {
+	return sendgrid.Config{APIKey: s.SendGridAPIKey, BaseURL: s.SendGridBaseURL, From: s.SendGridFrom}
+}
+
+func webAddress(s string) bool {
+	u, err := url.Parse(s)
+	return err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != ""
+}
+
+// publicURL is where links lead, without a slash at its end.
+func (s linkSettings) publicURL() string {
+	if s.PublicURL != "" {
+		return strings.TrimRight(s.PublicURL, "/")
+	}
+	host, port, _ := net.SplitHostPort(s.Listen)
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	return "http://" + net.JoinHostPort(host, port)
+}
+
+// channels are those with credentials.
+func (s sendGridSettings) channels() []fanfare.Channel {
+	if s.SendGridAPIKey == "" {
+		return nil
+	}
+	return []fanfare.Channel{fanfare.Email}
+}
+
+func (s ledgerSettings) ledgerConfig(channels []fanfare.Channel) ledger.Config {
+	return ledger.Config{
+		Channels: channels, Expires: s.Expires, DoubtDeadline: s.DoubtDeadline,
+		DoubtPolicy: map[fanfare.Channel]ledger.Policy{fanfare.Email: s.DoubtEmail},
+	}
+}

@@ -1,0 +1,91 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	fanfare "github.com/fanfare-dev/fanfare"
+	"github.com/fanfare-dev/fanfare/ledger"
+)
+
+// commandConns is enough for commands that ask one thing after the other.
+const commandConns = 4
+
+func (a *app) verifyCommand() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "verify [ID]",
+		Short: "Count again, row by row, whether the books balance",
+		Long: `Counts every recipient of every publication again, row by row in the database, or
+of the publication with this id, and lists where the books do not balance.
+Exits with 1 when there is such a place.
+
+Known duplicates are counted: recipients to whom a provider accepted the message
+twice, which only happens where a policy or a late answer made it so. They do
+not unbalance the books.`,
+		Example: "  fanfare verify",
+		Args:    cobra.MaximumNArgs(1),
+		RunE: does(func(cmd *cobra.Command, args []string) error {
+			var id fanfare.PublicationID
+			if len(args) > 0 {
+				var err error
+				if id, err = publicationID(args[0]); err != nil {
+					return err
+				}
+			}
+			return a.verify(cmd, id, asJSON)
+		}),
+	}
+	jsonFlag(cmd, &asJSON)
+	return cmd
+}
+
+func (a *app) verify(cmd *cobra.Command, id fanfare.PublicationID, asJSON bool) error {
+	s, err := settings[operatorSettings](a)
+	if err != nil {
+		return err
+	}
+	books, err := ledger.Open(cmd.Context(), string(s.DatabaseURL), commandConns, s.ledgerConfig(nil))
+	if err != nil {
+		return err
+	}
+	defer books.Close()
+	var bar *progress
+	v, err := books.Verify(cmd.Context(), id, func(done, all int) {
+		if bar == nil {
+			bar = newProgress(&screen{out: a.err}, "counting", "publications", int64(all))
+		}
+		bar.reach(int64(done), "counting")
+	})
+	if bar != nil {
+		bar.end()
+	}
+	if err != nil {
+		return databaseError(err)
+	}
+	if err := a.printVerification(v, asJSON); err != nil {
+		return err
+	}
+	if !v.OK {
+		return &exitError{code: exitFailed}
+	}
+	return nil
+}
+
+func (a *app) printVerification(v fanfare.Verification, asJSON bool) error {
+	if asJSON {
+		return a.printJSON(v)
+	}
+	if v.OK {
+		fmt.Fprintf(a.out, "The books balance: %s publications counted, %s known duplicates.\n", number(int64(v.Checked)), number(v.Duplicates))
+		return nil
+	}
+	fmt.Fprintf(a.out, "The books do not balance: %s problems in %s publications, %s known duplicates.\n\n",
+		number(int64(len(v.Problems))), number(int64(v.Checked)), number(v.Duplicates))
+	t := newTable("publication", "channel", "intended", "counted", "problem")
+	for _, p := range v.Problems {
+		t.row(string(p.Publication), string(p.Channel), number(p.Intended), number(p.Counted), p.Sentence)
+	}
+	return t.print(a.out)
+}

@@ -1,0 +1,141 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"slices"
+
+	"github.com/spf13/cobra"
+
+	fanfare "github.com/fanfare-dev/fanfare"
+	"github.com/fanfare-dev/fanfare/activities"
+	"github.com/fanfare-dev/fanfare/ledger"
+	"github.com/fanfare-dev/fanfare/providers/sendgrid"
+	"github.com/fanfare-dev/fanfare/render"
+	"github.com/fanfare-dev/fanfare/worker"
+)
+
+const (
+	// workerConns is what a worker with all its calls under way uses, with some to
+	// spare for relay, sweep and planning: a claim that waits for a connection
+	// loses time in which its call may begin.
+	workerConns = 32
+	// providerConns are kept open to a provider: all calls of one worker.
+	providerConns = 64
+)
+
+func (a *app) workerCommand() *cobra.Command {
+	var channels []string
+	batchSize := worker.DefaultBatchSize
+	cmd := &cobra.Command{
+		Use:   "worker",
+		Short: "Run a worker, which sends",
+		Long: `Runs a worker until it is told to stop: it plans, claims, sends and settles, and
+starts the workflows of new publications. Run as many as you like. It waits for
+PostgreSQL, its tables and Temporal where they are away. When stopped it
+finishes the calls under way, which takes up to 20 seconds; when killed, others
+take over what it held.
+
+Settings: FANFARE_DATABASE_URL, FANFARE_SECRET are needed;
+FANFARE_TEMPORAL_ADDRESS (127.0.0.1:7233), FANFARE_TEMPORAL_NAMESPACE (fanfare),
+FANFARE_PUBLIC_URL, FANFARE_RETRY_FAST (1s,3s,10s,30s,2m), FANFARE_EXPIRES (24h),
+FANFARE_DOUBT_EMAIL (resend or hold), FANFARE_DOUBT_DEADLINE (10m).
+Email is on where SENDGRID_API_KEY and SENDGRID_FROM are set.`,
+		Example: "  fanfare worker --channels email",
+		Args:    cobra.NoArgs,
+		RunE: does(func(cmd *cobra.Command, _ []string) error {
+			s, err := settings[workerSettings](a)
+			if err != nil {
+				return err
+			}
+			return a.work(cmd.Context(), s, channels, batchSize)
+		}),
+	}
+	cmd.Flags().StringSliceVar(&channels, "channels", nil, "serve only these channels (default: all that have credentials)")
+	cmd.Flags().IntVar(&batchSize, "batch-size", batchSize, "recipients of one batch")
+	_ = cmd.Flags().MarkHidden("batch-size") // for tests and the demo
+	return cmd
+}
+
+func (a *app) work(ctx context.Context, s workerSettings, channels []string, batchSize int) error {
+	log := a.logger()
+	if batchSize < 1 {
+		return &exitError{exitUsage, fmt.Errorf("--batch-size %d: must be 1 or more", batchSize)}
+	}
+	cfg, err := s.providers(channels, log)
+	if err != nil {
+		return err
+	}
+	books, err := ledger.Open(ctx, string(s.DatabaseURL), workerConns, s.ledgerConfig(s.channels()))
+	if err != nil {
+		return err
+	}
+	defer books.Close()
+	if err := waitForLedger(ctx, books, log); err != nil {
+		return stopped(err)
+	}
+	temporal, err := worker.Dial(ctx, s.TemporalAddress, s.TemporalNamespace, log)
+	if err != nil {
+		return stopped(err)
+	}
+	defer temporal.Close()
+	if err := worker.Prepare(ctx, temporal, s.TemporalNamespace, log); err != nil {
+		return stopped(err)
+	}
+	cfg.Ledger, cfg.Temporal, cfg.Renderer, cfg.Log = books, temporal, render.NewEmail(), log
+	cfg.Links = activities.Links{PublicURL: s.publicURL(), Secret: s.Secret}
+	cfg.Backoff, cfg.BatchSize = s.RetryFast, batchSize
+	log.Info("worker works", "channels", s.channels())
+	if err := worker.Run(ctx, cfg); err != nil {
+		return fmt.Errorf("%w\nStart the worker again; what it held is taken over", err)
+	}
+	log.Info("worker has stopped, and settled what was under way")
+	return nil
+}
+
+// stopped makes nothing of being told to stop.
+func stopped(err error) error {
+	if err == context.Canceled {
+		return nil
+	}
+	return err
+}
+
+// providers are the senders of the channels asked for, or of all that have
+// credentials. A new provider is one more entry here.
+func (s workerSettings) providers(asked []string, log *slog.Logger) (worker.Config, error) {
+	cfg := worker.Config{Senders: map[fanfare.Channel]activities.Sender{}, LookUps: map[string]activities.LookUp{}}
+	on := s.channels()
+	for _, name := range asked {
+		if !slices.Contains(on, fanfare.Channel(name)) {
+			how, known := switchOn[fanfare.Channel(name)]
+			if !known {
+				return cfg, &exitError{exitUsage, fmt.Errorf("--channels %s: there is no such channel", name)}
+			}
+			return cfg, &exitError{exitUsage, fmt.Errorf("--channels %s: it is switched off; %s", name, how)}
+		}
+	}
+	if len(on) == 0 {
+		log.Warn("no channel has credentials, nothing will be sent", "do", switchOn[fanfare.Email])
+	}
+	if slices.Contains(on, fanfare.Email) && (len(asked) == 0 || slices.Contains(asked, string(fanfare.Email))) {
+		email, err := sendgrid.New(s.sendGridConfig(), providerClient())
+		if err != nil {
+			return cfg, err
+		}
+		cfg.Senders[fanfare.Email], cfg.LookUps[email.Name()] = email, email
+	}
+	return cfg, nil
+}
+
+// providerClient is how providers are called: through the gate, so that no call
+// begins late. It has no time-out of its own; each call's lease has one, and
+// look-ups bring theirs. Proxies are taken from the environment.
+func providerClient() *http.Client {
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	transport.MaxIdleConns = 0 // no limit beside the one for each host
+	transport.MaxIdleConnsPerHost = providerConns
+	return &http.Client{Transport: fanfare.GatedTransport{Base: transport}}
+}
