@@ -84,7 +84,8 @@ func with(ctx context.Context, url string, do func(*goose.Provider) error) error
 	if err != nil {
 		return fmt.Errorf("read migrations: %w", err)
 	}
-	locker, err := lock.NewPostgresSessionLocker()
+	// Another process migrates: ask again every second, for five minutes.
+	locker, err := lock.NewPostgresSessionLocker(lock.WithLockTimeout(1, 300))
 	if err != nil {
 		return fmt.Errorf("lock migrations: %w", err)
 	}
@@ -92,8 +93,24 @@ func with(ctx context.Context, url string, do func(*goose.Provider) error) error
 	if err != nil {
 		return fmt.Errorf("read migrations: %w", err)
 	}
+	if err := refuseNewer(ctx, provider); err != nil {
+		return err
+	}
 	if err := do(provider); err != nil {
 		return fmt.Errorf("migrate: %w", err)
+	}
+	return nil
+}
+
+// refuseNewer fails when the database has a migration that this binary does not
+// know; goose would pass over it in silence.
+func refuseNewer(ctx context.Context, p *goose.Provider) error {
+	current, newest, err := p.GetVersions(ctx)
+	if err != nil {
+		return fmt.Errorf("read the version of the tables: %w", err)
+	}
+	if current > newest {
+		return fmt.Errorf("the database's tables are newer (version %d) than this binary (version %d): use the newer binary", current, newest)
 	}
 	return nil
 }
