@@ -1,0 +1,165 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/labstack/echo/v4"
+
+	fanfare "github.com/fanfare-dev/fanfare"
+	"github.com/fanfare-dev/fanfare/server/api"
+)
+
+// What can go wrong with a request before it reaches the domain.
+var (
+	errUnauthorized = errors.New("unauthorized")
+	errMediaType    = errors.New("unsupported media type")
+	errBodyTooLarge = errors.New("request body too large")
+	errBodyTooSlow  = errors.New("request body stopped coming")
+	errBodyCut      = errors.New("request body ended too early")
+)
+
+// retryAfter is what clients are told to wait while PostgreSQL is away, in
+// seconds: long enough to be gentle, short against a fail-over.
+const retryAfter = 5
+
+// problem is what the outside is told of an error. Without a detail of its own
+// the error's words are told.
+type problem struct {
+	err       error
+	status    int
+	code      api.ProblemCode
+	title     string
+	detail    string
+	retryable bool
+}
+
+// problems translates errors to HTTP. The first row that matches counts; what
+// matches none is internal, and nothing is told about it.
+var problems = []problem{
+	{fanfare.ErrUnavailable, http.StatusServiceUnavailable, api.ProblemCodeUnavailable, "Temporarily unavailable", "The database cannot be reached at the moment. Send the same request again.", true},
+	{context.DeadlineExceeded, http.StatusServiceUnavailable, api.ProblemCodeUnavailable, "Temporarily unavailable", "The request took too long and was given up. Send the same request again.", true},
+	{context.Canceled, http.StatusServiceUnavailable, api.ProblemCodeUnavailable, "Temporarily unavailable", "The request was given up. Send the same request again.", true},
+	{fanfare.ErrInvalid, http.StatusBadRequest, api.ProblemCodeInvalidRequest, "The request is not valid", "", false},
+	{fanfare.ErrChannelOff, http.StatusBadRequest, api.ProblemCodeInvalidRequest, "The request is not valid", "", false},
+	{fanfare.ErrNotFound, http.StatusNotFound, api.ProblemCodeNotFound, "Not found", "There is nothing with this id.", false},
+	{fanfare.ErrUnknownTopic, http.StatusNotFound, api.ProblemCodeNotFound, "Not found", "There is no such topic; create it with PUT /v1/topics/{topic}.", false},
+	{fanfare.ErrConflict, http.StatusConflict, api.ProblemCodeKeyConflict, "The key is taken by other content", "", false},
+	{fanfare.ErrWrongState, http.StatusConflict, api.ProblemCodeWrongState, "Not possible in this state", "", false},
+	{fanfare.ErrKeyReused, http.StatusUnprocessableEntity, api.ProblemCodeKeyReused, "The Idempotency-Key was used with another request", "Use a new Idempotency-Key for a new request, or send the first request again as it was.", false},
+	{errUnauthorized, http.StatusUnauthorized, api.ProblemCodeUnauthorized, "Unauthorized", "Send a valid API key as \"Authorization: Bearer <key>\".", false},
+	{errMediaType, http.StatusUnsupportedMediaType, api.ProblemCodeUnsupportedMediaType, "Unsupported media type", "", false},
+	{errBodyTooLarge, http.StatusRequestEntityTooLarge, api.ProblemCodeTooLarge, "The request is too large", "A request body is at most 1 MiB. Send people with the import, which has no limit.", false},
+	{errBodyTooSlow, http.StatusRequestTimeout, api.ProblemCodeRequestTimeout, "The request took too long to arrive", "The body stopped coming.", true},
+	{errBodyCut, http.StatusBadRequest, api.ProblemCodeInvalidRequest, "The request is not valid", "The body ended too early.", false},
+}
+
+// answerProblem writes the problem document of err. It is echo's error handler.
+func answerProblem(err error, c echo.Context) {
+	if c.Response().Committed {
+		return
+	}
+	p := problemOf(err)
+	doc := api.Problem{
+		Type:       "urn:fanfare:problem:" + string(p.code),
+		Title:      p.title,
+		Status:     p.status,
+		Detail:     shorten(p.detail, 4000),
+		Code:       p.code,
+		Retryable:  p.retryable,
+		Violations: violationsOf(err),
+		RequestId:  requestID(c),
+	}
+	header := c.Response().Header()
+	switch p.status {
+	case http.StatusServiceUnavailable:
+		header.Set(echo.HeaderRetryAfter, strconv.Itoa(retryAfter))
+	case http.StatusUnauthorized:
+		header.Set(echo.HeaderWWWAuthenticate, "Bearer")
+	}
+	c.Set(codeKey, string(p.code))
+	header.Set(echo.HeaderContentType, "application/problem+json")
+	c.Response().WriteHeader(p.status)
+	// The only error left is that the client is gone.
+	_ = c.Echo().JSONSerializer.Serialize(c, doc, "")
+}
+
+func problemOf(err error) problem {
+	for _, p := range problems {
+		if errors.Is(err, p.err) {
+			p.detail = detailOf(p, err)
+			return p
+		}
+	}
+	var routed *echo.HTTPError
+	if errors.As(err, &routed) {
+		switch routed.Code {
+		case http.StatusNotFound:
+			return problem{status: routed.Code, code: api.ProblemCodeNotFound, title: "Not found", detail: "There is nothing at this address; /openapi.yaml describes what there is."}
+		case http.StatusMethodNotAllowed:
+			return problem{status: routed.Code, code: api.ProblemCodeMethodNotAllowed, title: "Method not allowed", detail: "This address does not take this method; the Allow header names those it takes."}
+		}
+	}
+	return problem{status: http.StatusInternalServerError, code: api.ProblemCodeInternal, title: "Internal error", detail: "Something went wrong here. The request id finds it in the server's log."}
+}
+
+// detailOf says what happened this time. Errors of the domain carry ids, never
+// personal data, so that their words may be told.
+func detailOf(p problem, err error) string {
+	var invalid *fanfare.InvalidError
+	var conflict *fanfare.ConflictError
+	var cut *cutImport
+	detail := p.detail
+	switch {
+	case errors.As(err, &invalid):
+		return summary(invalid.Violations)
+	case errors.As(err, &conflict):
+		return conflict.Error()
+	case errors.As(err, &cut):
+		return detail + " " + cut.taken()
+	case detail == "":
+		return strings.TrimSuffix(err.Error(), ": "+p.err.Error())
+	}
+	return detail
+}
+
+func summary(violations []fanfare.Violation) string {
+	if len(violations) == 1 {
+		return violations[0].Field + " " + violations[0].Detail
+	}
+	fields := make([]string, len(violations))
+	for i, v := range violations {
+		fields[i] = v.Field
+	}
+	return fmt.Sprintf("%d fields are wrong: %s", len(fields), strings.Join(fields, ", "))
+}
+
+// violationsOf lists the offending fields: what is wrong with each, or that it
+// differs from the publication that has the key.
+func violationsOf(err error) []fanfare.Violation {
+	var invalid *fanfare.InvalidError
+	if errors.As(err, &invalid) {
+		return invalid.Violations
+	}
+	var conflict *fanfare.ConflictError
+	if !errors.As(err, &conflict) {
+		return nil
+	}
+	violations := make([]fanfare.Violation, len(conflict.Fields))
+	for i, field := range conflict.Fields {
+		violations[i] = fanfare.Violation{Field: field, Detail: "differs from the publication that has this key"}
+	}
+	return violations
+}
+
+// shorten cuts s to at most n bytes, at a whole character.
+func shorten(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	return strings.ToValidUTF8(s[:n], "")
+}
