@@ -266,7 +266,9 @@ END $$;
 
 -- +goose StatementBegin
 CREATE FUNCTION deliveries_updated() RETURNS trigger LANGUAGE plpgsql AS $$
-DECLARE d record;
+DECLARE
+  d record;
+  attention_moves boolean := false;
 BEGIN
   FOR d IN
     SELECT publication_id, channel, batch,
@@ -302,15 +304,15 @@ BEGIN
         WHERE state IN ('skipped', 'failed', 'dead') GROUP BY state, reason HAVING sum(delta) < 0) gone
       WHERE r.publication_id = d.publication_id AND r.channel = d.channel AND r.n = d.batch AND r.state = gone.state AND r.reason = gone.reason;
     END IF;
-    IF d.has_attention THEN
-      DELETE FROM attention a USING old_rows o
-      WHERE o.publication_id = d.publication_id AND o.channel = d.channel AND o.batch = d.batch
-        AND a.publication_id = o.publication_id AND a.channel = o.channel AND a.state = o.state AND a.subscriber_number = o.subscriber_number;
-      INSERT INTO attention (publication_id, channel, state, subscriber_number, batch, due_at)
-      SELECT publication_id, channel, state, subscriber_number, batch, due_at FROM new_rows
-      WHERE publication_id = d.publication_id AND channel = d.channel AND batch = d.batch AND state IN ('pending', 'in_doubt', 'failed', 'dead');
-    END IF;
+    attention_moves := attention_moves OR d.has_attention;
   END LOOP;
+  IF attention_moves THEN -- all that go before any that come: a row may change its batch
+    DELETE FROM attention a USING old_rows o
+    WHERE a.publication_id = o.publication_id AND a.channel = o.channel AND a.state = o.state AND a.subscriber_number = o.subscriber_number;
+    INSERT INTO attention (publication_id, channel, state, subscriber_number, batch, due_at)
+    SELECT publication_id, channel, state, subscriber_number, batch, due_at FROM new_rows
+    WHERE state IN ('pending', 'in_doubt', 'failed', 'dead');
+  END IF;
   RETURN NULL;
 END $$;
 -- +goose StatementEnd
