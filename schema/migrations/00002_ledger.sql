@@ -325,6 +325,14 @@ BEGIN
 END $$;
 -- +goose StatementEnd
 
+-- +goose StatementBegin
+CREATE FUNCTION deliveries_stay() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  RAISE EXCEPTION 'a delivery is never deleted: drop its partition when all of it is out of retention'
+    USING ERRCODE = 'check_violation', CONSTRAINT = 'a_delivery_is_never_deleted';
+END $$;
+-- +goose StatementEnd
+
 CREATE TRIGGER keep_books_on_insert AFTER INSERT ON deliveries
   REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION deliveries_inserted();
 CREATE TRIGGER keep_books_on_update AFTER UPDATE ON deliveries
@@ -340,8 +348,13 @@ CREATE TRIGGER state_machine BEFORE UPDATE ON deliveries FOR EACH ROW
     OR (OLD.state = 'dead'      AND NEW.state IN ('pending', 'sent', 'delivered'))))
   EXECUTE FUNCTION deliveries_wrong_move();
 
+CREATE TRIGGER stay_on_delete BEFORE DELETE ON deliveries FOR EACH ROW EXECUTE FUNCTION deliveries_stay();
+CREATE TRIGGER stay_on_truncate BEFORE TRUNCATE ON deliveries FOR EACH STATEMENT EXECUTE FUNCTION deliveries_stay();
+
 -- Partitions are made ahead of time, and none is the default: a delivery that
--- has no partition is an error to be seen, not a row that hides.
+-- has no partition is an error to be seen, not a row that hides. They are made
+-- apart and then attached: CREATE TABLE ... PARTITION OF would wait for every
+-- reader of the parent, and every claim would wait behind it.
 -- +goose StatementBegin
 CREATE FUNCTION make_partitions(months_ahead integer) RETURNS integer LANGUAGE plpgsql AS $$
 DECLARE
@@ -358,9 +371,10 @@ BEGIN
     FOREACH parent IN ARRAY ARRAY['deliveries', 'calls', 'attempts'] LOOP
       part := parent || to_char(start_of AT TIME ZONE 'UTC', '"_"YYYY"_"MM');
       IF to_regclass(part) IS NULL THEN
-        EXECUTE format('CREATE TABLE %I PARTITION OF %I FOR VALUES FROM (%L) TO (%L)%s', part, parent,
-          uuid_v7_floor(start_of), uuid_v7_floor(next_start),
+        EXECUTE format('CREATE TABLE %I (LIKE %I INCLUDING DEFAULTS INCLUDING CONSTRAINTS)%s', part, parent,
           CASE parent WHEN 'deliveries' THEN ' WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_insert_scale_factor = 0.05)' ELSE '' END);
+        EXECUTE format('ALTER TABLE %I ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)', parent, part,
+          uuid_v7_floor(start_of), uuid_v7_floor(next_start));
         made := made + 1;
       END IF;
     END LOOP;
@@ -383,6 +397,7 @@ DROP TABLE batches;
 DROP TABLE idempotency_keys;
 DROP TABLE publications;
 DROP FUNCTION make_partitions(integer);
+DROP FUNCTION deliveries_stay();
 DROP FUNCTION deliveries_wrong_move();
 DROP FUNCTION deliveries_updated();
 DROP FUNCTION deliveries_inserted();

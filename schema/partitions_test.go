@@ -1,0 +1,77 @@
+package schema_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/stretchr/testify/require"
+)
+
+func TestPartitionsAreMadeTwoMonthsAhead(t *testing.T) {
+	t.Parallel()
+	db := migrated(t)
+	var months []string
+	first := one[time.Time](db, `SELECT date_trunc('month', clock_timestamp() AT TIME ZONE 'UTC')`)
+	for _, table := range []string{"attempts", "calls", "deliveries"} {
+		for m := range 3 {
+			months = append(months, table+first.AddDate(0, m, 0).Format("_2006_01"))
+		}
+	}
+	const parts = `SELECT relname::text FROM pg_class WHERE relispartition AND relkind = 'r' ORDER BY 1`
+	require.Equal(t, months, all[string](db, parts), "this month and two more")
+	require.Zero(t, one[int](db, `SELECT make_partitions(2)`), "they are all there")
+	require.Equal(t, 3, one[int](db, `SELECT make_partitions(3)`))
+	require.Len(t, all[string](db, parts), 12)
+	require.Zero(t, one[int](db, `SELECT count(*) FROM pg_partitioned_table WHERE partdefid <> 0`), "none is the default")
+}
+
+func TestEveryMomentUpToTwoMonthsAheadHasItsPartition(t *testing.T) {
+	t.Parallel()
+	db := migrated(t)
+	db.exec(`SET session_replication_role = replica`) // there is no batch to count the rows
+	first := one[time.Time](db, `SELECT date_trunc('month', clock_timestamp() AT TIME ZONE 'UTC')`)
+	for m := range 3 {
+		for _, at := range []time.Time{first.AddDate(0, m, 0), first.AddDate(0, m+1, 0).Add(-time.Millisecond)} {
+			require.Equal(t, "deliveries"+at.Format("_2006_01"), one[string](db, `
+				INSERT INTO deliveries (publication_id, subscriber_number, channel, batch, state, call_id)
+				VALUES (uuid_v7($1), 1, 'email', 1, 'sent', gen_random_uuid()) RETURNING tableoid::regclass::text`, at))
+		}
+	}
+}
+
+func TestADeliveryWithoutAPartitionIsAnError(t *testing.T) {
+	t.Parallel()
+	db := migrated(t)
+	db.publication()
+	for _, at := range []string{`now() - interval '32 days'`, `now() + interval '100 days'`} {
+		_, err := db.Exec(t.Context(), `INSERT INTO deliveries (publication_id, subscriber_number, channel, batch, state, call_id)
+			VALUES (uuid_v7(`+at+`), 1, 'email', 1, 'sent', gen_random_uuid())`)
+		var pg *pgconn.PgError
+		require.ErrorAs(t, err, &pg)
+		require.Contains(t, pg.Message, "no partition of relation")
+	}
+}
+
+func TestMakingPartitionsWaitsForNobody(t *testing.T) {
+	t.Parallel()
+	db := migrated(t)
+	id := db.publication()
+	db.exec(delivery, id, 1, "email", "sending")
+	reader := connect(t, db.Config().ConnString())
+	tx, err := reader.Begin(t.Context())
+	require.NoError(t, err)
+	reader.exec(`UPDATE deliveries SET state = 'sent'`)
+	reader.exec(`UPDATE calls SET code = code`)
+	reader.exec(`UPDATE attempts SET code = code`)
+
+	db.exec(`SET lock_timeout = '5s'`)
+	require.Equal(t, 3, one[int](db, `SELECT make_partitions(3)`), "a claim or a verify under way holds nobody up")
+	require.NoError(t, tx.Commit(t.Context()))
+
+	part := one[string](db, `SELECT max(relname)::text FROM pg_class WHERE relispartition AND relkind = 'r' AND relname LIKE 'deliveries%'`)
+	require.Contains(t, one[string](db, `SELECT reloptions::text FROM pg_class WHERE relname = $1`, part), "fillfactor=70")
+	require.Equal(t, one[int](db, `SELECT count(*) FROM pg_constraint WHERE conrelid = 'deliveries'::regclass`),
+		one[int](db, `SELECT count(*) FROM pg_constraint WHERE conrelid = $1::text::regclass`, part), "a partition has every constraint")
+	require.Equal(t, 1, one[int](db, `SELECT count(*) FROM pg_trigger WHERE tgrelid = $1::text::regclass AND tgname = 'state_machine'`, part))
+}
