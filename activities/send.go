@@ -75,10 +75,12 @@ func (l Links) unsubscribe(topic fanfare.TopicID, number fanfare.SubscriberNumbe
 }
 
 // SendInput names the batch to send. Failures counts the runs in a row after
-// which the provider was not to be reached.
+// which the provider was not to be reached. With Hold nobody is claimed: the provider is
+// to be left alone, and the ledger looked at.
 type SendInput struct {
 	Ref      fanfare.BatchRef `json:"ref"`
 	Failures int              `json:"failures"`
+	Hold     bool             `json:"hold,omitempty"`
 }
 
 // SendResult is where the batch stands after a run.
@@ -99,12 +101,11 @@ func (s *Sending) Send(ctx context.Context, in SendInput) (SendResult, error) {
 	if _, err := s.Settler.DoubtLapsed(ctx, in.Ref); err != nil {
 		return SendResult{}, err
 	}
-	run, err := s.newRun(ctx, in)
-	if err != nil {
-		return SendResult{}, err
-	}
-	if err := run.sendAll(ctx); err != nil {
-		return SendResult{}, err
+	run := &run{Sending: s, in: in}
+	if !in.Hold {
+		if err := run.sendAll(ctx); err != nil {
+			return SendResult{}, err
+		}
 	}
 	tally, err := s.Tallier.Tally(ctx, in.Ref)
 	if err != nil {
@@ -134,31 +135,39 @@ type run struct {
 	err  error // the ledger could not be written
 }
 
-func (s *Sending) newRun(ctx context.Context, in SendInput) (*run, error) {
-	a, err := s.Planner.Announcement(ctx, in.Ref.Publication)
+func (r *run) prepare(ctx context.Context) error {
+	a, err := r.Planner.Announcement(ctx, r.in.Ref.Publication)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	message, err := s.Renderer.Render(a.TopicName, a.Content)
-	if err != nil {
-		return nil, err
-	}
-	return &run{Sending: s, in: in, topic: a.TopicID, message: message}, nil
+	r.topic = a.TopicID
+	r.message, err = r.Renderer.Render(a.TopicName, a.Content)
+	return err
 }
 
 // sendAll keeps CallsInFlight calls under way. A recipient is claimed only when
 // there is a free place to make the call at once.
 func (r *run) sendAll(ctx context.Context) error {
+	if err := r.prepare(ctx); err != nil {
+		return err
+	}
 	stopping := activity.GetWorkerStopChannel(ctx)
 	places := make(chan struct{}, r.CallsInFlight)
 	var calls sync.WaitGroup
 	defer calls.Wait()
-	for !r.halted() && ctx.Err() == nil {
+	for ctx.Err() == nil {
+		select {
+		case <-stopping:
+		case places <- struct{}{}:
+		}
+		// Looked at behind the wait for a place: much may have happened in it.
 		select {
 		case <-stopping:
 			r.halt(0, "the worker is stopping", nil)
-			continue
-		case places <- struct{}{}:
+		default:
+		}
+		if r.halted() {
+			break
 		}
 		leased, err := r.claimNext(ctx)
 		if err != nil {
@@ -187,27 +196,45 @@ type leased struct {
 // everyone waits for no one: the whole batch, nothing early.
 var everyone = fanfare.Range{First: 0, Last: 1<<63 - 1}
 
+// claimNext returns nil when there is nobody to send to at the moment.
 func (r *run) claimNext(ctx context.Context) (*leased, error) {
 	won, err := r.claimDue(ctx, everyone)
 	if won != nil || err != nil {
 		return won, err
 	}
-	return r.lease(func() (fanfare.Claim, error) {
-		return r.Claimer.ClaimNew(ctx, r.in.Ref, r.Sender.Name(), r.Sender.MaxRecipients())
-	})
+	for {
+		won, err := r.lease(func() (fanfare.Claim, error) {
+			return r.Claimer.ClaimNew(ctx, r.in.Ref, r.Sender.Name(), r.Sender.MaxRecipients())
+		})
+		if err != nil {
+			return nil, err
+		}
+		if len(won.Recipients) > 0 {
+			return won, nil
+		}
+		// A claim may pass over a chunk in which nobody is to be sent to.
+		if t := won.Tally; t.AllClaimed || t.Publication != fanfare.Running || t.Expired {
+			return nil, nil
+		}
+	}
 }
 
+// claimDue returns nil when nobody within is due.
 func (r *run) claimDue(ctx context.Context, within fanfare.Range) (*leased, error) {
-	return r.lease(func() (fanfare.Claim, error) {
+	won, err := r.lease(func() (fanfare.Claim, error) {
 		return r.Claimer.ClaimDue(ctx, r.in.Ref, r.Sender.Name(), r.Sender.MaxRecipients(), within)
 	})
+	if err != nil || len(won.Recipients) == 0 {
+		return nil, err
+	}
+	return won, nil
 }
 
 // lease reads the clock before it claims: see fanfare.Lease.
 func (r *run) lease(claim func() (fanfare.Claim, error)) (*leased, error) {
 	start := time.Now()
 	won, err := claim()
-	if err != nil || len(won.Recipients) == 0 {
+	if err != nil {
 		return nil, err
 	}
 	return &leased{Claim: won, lease: fanfare.NewLease(won.Call, start, won.BeginWithin, won.CallWithin)}, nil
