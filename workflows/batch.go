@@ -17,6 +17,8 @@ type BatchInput struct {
 	State    string        `json:"state"`              // as its search attribute says
 	Reported bool          `json:"reported,omitempty"` // the first pass was reported
 	Failures int           `json:"failures,omitempty"` // runs in a row that found the provider away
+	// QuietUntil is when the provider, which is away or asked for time, may be called again.
+	QuietUntil time.Time `json:"quiet_until,omitzero"`
 }
 
 // BatchResult is what a batch came to. Whoever in its range is not named or
@@ -66,10 +68,16 @@ func (b *batch) send(ctx workflow.Context) (activities.SendResult, error) {
 	var result activities.SendResult
 	summary := fmt.Sprintf("send batch %d, recipients %d to %d", b.Batch.N, b.Batch.First, b.Batch.Last)
 	options := longOptions(SendQueue(b.Batch.Channel, b.Class), summary)
-	err := workflow.ExecuteActivity(workflow.WithActivityOptions(ctx, options), a.Send, activities.SendInput{Ref: b.Batch.BatchRef, Failures: b.Failures}).Get(ctx, &result)
-	if result.Wait > 0 {
+	in := activities.SendInput{Ref: b.Batch.BatchRef, Failures: b.Failures, Hold: workflow.Now(ctx).Before(b.QuietUntil)}
+	err := workflow.ExecuteActivity(workflow.WithActivityOptions(ctx, options), a.Send, in).Get(ctx, &result)
+	switch {
+	case err != nil:
+	case in.Hold:
+		result.Wait, result.Why = b.QuietUntil.Sub(workflow.Now(ctx)), "until the provider may be called again"
+	case result.Wait > 0:
 		b.Failures++
-	} else {
+		b.QuietUntil = workflow.Now(ctx).Add(result.Wait)
+	default:
 		b.Failures = 0
 	}
 	return result, err
@@ -107,10 +115,10 @@ func (b *batch) wait(ctx workflow.Context, r activities.SendResult) error {
 			span, why = *d, reason
 		}
 	}
-	switch r.Tally.Publication {
-	case fanfare.Running:
+	// Once its time is over nobody is claimed, and the publication finds that out.
+	if r.Tally.Publication == fanfare.Running && !r.Tally.Expired {
 		sooner(r.Tally.NextDue, "until the next recipients may be tried again")
-		if r.Wait == 0 && !r.Tally.AllClaimed {
+		if r.Wait <= 0 && !r.Tally.AllClaimed {
 			span, why = 0, r.Why // the worker stopped, or the publication was resumed meanwhile
 		}
 	}

@@ -63,12 +63,16 @@ func Publish(ctx workflow.Context, in PublishInput) (Tally, error) {
 		wake: workflow.GetSignalChannel(ctx, SignalWake), reports: workflow.GetSignalChannel(ctx, signalBatch),
 	}
 	if p.Progress == nil {
+		p.Progress = &Progress{State: fanfare.Accepted, Lanes: map[fanfare.Channel]*LaneState{}}
+	}
+	// Before anything is waited for: a query finds the run from its first moment.
+	if err := workflow.SetQueryHandler(ctx, QueryProgress, func() (Progress, error) { return *p.Progress, nil }); err != nil {
+		return Tally{}, err
+	}
+	if in.Progress == nil {
 		if err := p.open(ctx); err != nil {
 			return Tally{}, err
 		}
-	}
-	if err := workflow.SetQueryHandler(ctx, QueryProgress, func() (Progress, error) { return *p.Progress, nil }); err != nil {
-		return Tally{}, err
 	}
 	for {
 		if err := p.look(ctx); err != nil {
@@ -94,11 +98,11 @@ type publishing struct {
 	finished bool
 	begins   time.Duration // until it may begin, as of the last look
 	started  int           // batches this run has started
+	looks    int           // at the ledger, by this run
 }
 
 // open reads what is published and shows it in the Web UI.
 func (p *publishing) open(ctx workflow.Context) error {
-	p.Progress = &Progress{State: fanfare.Accepted, Lanes: map[fanfare.Channel]*LaneState{}}
 	var a *activities.Publishing
 	err := workflow.ExecuteActivity(workflow.WithActivityOptions(ctx, ledgerOptions("read the publication")), a.Open, p.id).Get(ctx, &p.Opening)
 	if err != nil {
@@ -114,10 +118,8 @@ func (p *publishing) open(ctx workflow.Context) error {
 // look asks the ledger, which begins, expires and finishes as is due, and
 // believes it over every signal.
 func (p *publishing) look(ctx workflow.Context) error {
-	in := activities.LookInput{Publication: p.id, Window: p.refs(func(l *LaneState) []int { return l.Window }), Waiting: p.refs(func(l *LaneState) []int { return l.Waiting })}
-	if len(in.Waiting) > looksAtWaiting {
-		in.Waiting = in.Waiting[:looksAtWaiting]
-	}
+	in := activities.LookInput{Publication: p.id, Window: p.refs(func(l *LaneState) []int { return l.Window }), Waiting: p.someWaiting()}
+	p.looks++
 	var a *activities.Publishing
 	var look activities.Look
 	if err := workflow.ExecuteActivity(workflow.WithActivityOptions(ctx, ledgerOptions("look at the ledger")), a.Look, in).Get(ctx, &look); err != nil {
@@ -135,15 +137,20 @@ func (p *publishing) look(ctx workflow.Context) error {
 			return err
 		}
 	}
-	if look.State != p.State {
+	was := p.State
+	if look.State != was {
 		p.State = look.State
 		if err := workflow.UpsertTypedSearchAttributes(ctx, attrState.ValueSet(string(p.State))); err != nil {
 			return err
 		}
 	}
 	p.show(ctx)
-	if p.stopped() && !p.finished {
+	switch {
+	case p.finished || p.State == was:
+	case p.stopped():
 		return p.close(ctx)
+	case was == fanfare.Paused:
+		p.wakeBatches(ctx)
 	}
 	return nil
 }
@@ -152,19 +159,16 @@ func (p *publishing) stopped() bool {
 	return p.State == fanfare.Cancelled || p.State == fanfare.Expired
 }
 
-// close writes why nobody else is sent to, and wakes the batches to see it.
+// close writes why nobody else is sent to, wakes the batches to see it, and
+// looks at what that has left.
 func (p *publishing) close(ctx workflow.Context) error {
 	var a *activities.Closing
 	options := workflow.WithActivityOptions(ctx, longOptions(Queue, "skip whoever was not sent to: "+string(p.State)))
 	if err := workflow.ExecuteActivity(options, a.Close, p.id).Get(ctx, nil); err != nil {
 		return err
 	}
-	for _, channel := range p.Opening.Channels {
-		lane := p.Lanes[channel]
-		lane.AllOut = true
-	}
 	p.wakeBatches(ctx)
-	return nil
+	return p.look(ctx)
 }
 
 // wakeBatches passes the news on. Whoever misses it looks at the ledger soon.
@@ -190,9 +194,11 @@ func (p *publishing) sendUntilNews(ctx workflow.Context) error {
 		c.Receive(ctx, &r)
 		p.report(r)
 	})
-	paused, wasDone := p.State == fanfare.Paused, p.allDone()
+	wasDone := p.allDone()
 	for !news {
-		if p.State == fanfare.Running {
+		// Once stopped and closed, what is not handed out has a call under way or
+		// in doubt, by a run whose history is lost: its batch must see to that.
+		if p.State == fanfare.Running || p.stopped() {
 			if err := p.fillWindows(ctx); err != nil {
 				return err
 			}
@@ -205,9 +211,6 @@ func (p *publishing) sendUntilNews(ctx workflow.Context) error {
 			return nil
 		}
 		selector.Select(ctx)
-	}
-	if paused {
-		p.wakeBatches(ctx)
 	}
 	return nil
 }
@@ -302,6 +305,17 @@ func (p *publishing) refs(of func(*LaneState) []int) []fanfare.BatchRef {
 		}
 	}
 	return refs
+}
+
+// someWaiting are the batches behind their first pass, at most looksAtWaiting of
+// them and others at every look, so that none is forgotten.
+func (p *publishing) someWaiting() []fanfare.BatchRef {
+	waiting := p.refs(func(l *LaneState) []int { return l.Waiting })
+	if len(waiting) <= looksAtWaiting {
+		return waiting
+	}
+	first := p.looks * looksAtWaiting % len(waiting)
+	return slices.Concat(waiting[first:], waiting[:first])[:looksAtWaiting]
 }
 
 // show writes what an operator sees first in the Web UI.
