@@ -1,0 +1,277 @@
+// Package e2e runs the real binary against a real PostgreSQL, a real Temporal
+// and the sandbox, and does to them what happens in life: kill -9, frozen
+// machines, a lost Temporal database, a database that is away.
+//
+// It owns no production code. Every test has a database and a Temporal of its
+// own and counts, at the end, at the provider and in the ledger: nothing lost,
+// nothing sent twice that the ledger does not say was, books balanced.
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+
+	fanfare "github.com/fanfare-dev/fanfare"
+	"github.com/fanfare-dev/fanfare/local"
+	"github.com/fanfare-dev/fanfare/local/localtest"
+	"github.com/fanfare-dev/fanfare/sandbox"
+)
+
+// patience is how long a test waits for what must come. It is no measure of
+// speed: machines are shared and slow.
+const patience = 4 * time.Minute
+
+// binary is the plain binary; `make test` builds it first.
+const binary = "../bin/fanfare"
+
+func TestMain(m *testing.M) { os.Exit(localtest.Main(m)) }
+
+// stack is everything that one test runs.
+type stack struct {
+	t         *testing.T
+	env       []string
+	database  string
+	api       string
+	listen    string
+	batchSize int
+	temporal  *local.Temporal
+	where     local.TemporalConfig
+	sandbox   *sandbox.Sandbox
+	workers   []*local.Process
+	server    *local.Process
+	output    *output
+}
+
+// setup is what differs between tests.
+type setup struct {
+	workers   int
+	batchSize int
+	env       []string
+}
+
+// start starts everything that a test needs.
+func start(t *testing.T, s setup) *stack {
+	t.Helper()
+	st := &stack{t: t, database: localtest.Database(t), batchSize: s.batchSize, output: &output{}}
+	if st.batchSize == 0 {
+		st.batchSize = 2000
+	}
+	t.Cleanup(st.explain)
+	address := st.startSandbox()
+	st.where = local.TemporalConfig{Path: localtest.CLI(), File: filepath.Join(t.TempDir(), "temporal.db"), Headless: true, Output: st.output}
+	st.where.Port = freePort(t)
+	st.startTemporalAgain()
+	st.listen = net.JoinHostPort("127.0.0.1", strconv.Itoa(freePort(t)))
+	st.api = "http://" + st.listen
+	st.env = append(os.Environ(),
+		"FANFARE_DATABASE_URL="+st.database, "FANFARE_TEMPORAL_ADDRESS="+st.temporal.Address,
+		"FANFARE_LISTEN="+st.listen, "FANFARE_PUBLIC_URL="+st.api, "FANFARE_API_URL="+st.api,
+		"FANFARE_API_KEYS=e2e-key", "FANFARE_API_KEY=e2e-key", "FANFARE_SECRET=e2e-secret-of-at-least-32-characters",
+		"SENDGRID_API_KEY=SG.e2e", "SENDGRID_FROM=Fanfare <news@fanfare.example>", "SENDGRID_BASE_URL="+address,
+		"FANFARE_RETRY_FAST=200ms,500ms,1s", "FANFARE_DOUBT_DEADLINE=5s",
+	)
+	st.env = append(st.env, s.env...)
+	st.startServer()
+	for range s.workers {
+		st.workers = append(st.workers, st.startWorker(st.batchSize))
+	}
+	return st
+}
+
+func freePort(t *testing.T) int {
+	t.Helper()
+	port, err := local.FreePort()
+	require.NoError(t, err)
+	return port
+}
+
+// startSandbox serves the sandbox in this process, so that tests see what it got.
+func (st *stack) startSandbox() (url string) {
+	st.sandbox = sandbox.New(sandbox.Config{})
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(st.t, err)
+	ctx, cancel := context.WithCancel(context.WithoutCancel(st.t.Context()))
+	go func() { _ = st.sandbox.Serve(ctx, listener) }()
+	st.t.Cleanup(cancel)
+	return "http://" + listener.Addr().String()
+}
+
+func (st *stack) faults(f sandbox.Faults) {
+	st.t.Helper()
+	require.NoError(st.t, st.sandbox.SetFaults(f))
+}
+
+func (st *stack) startServer() {
+	st.t.Helper()
+	st.server = st.run("server", "server")
+}
+
+func (st *stack) startWorker(batchSize int) *local.Process {
+	st.t.Helper()
+	return st.run("worker", "worker", "--batch-size", strconv.Itoa(batchSize))
+}
+
+// run starts the binary, and again whenever it dies; it ends with the test.
+func (st *stack) run(name string, args ...string) *local.Process {
+	st.t.Helper()
+	p, err := local.StartProcess(local.Command{Name: name, Path: binary, Args: args, Env: st.env, Output: st.output, Restart: true, Grace: time.Millisecond})
+	require.NoError(st.t, err)
+	st.t.Cleanup(func() { _ = p.Stop(context.Background()) }) // whatever state the test left it in
+	return p
+}
+
+// kill ends a process as a crash would. It is started again, as a supervisor
+// would, and kill returns when it is.
+func (st *stack) kill(p *local.Process) {
+	st.t.Helper()
+	lives := p.Lives()
+	require.NoError(st.t, p.Kill())
+	require.Eventually(st.t, func() bool { return p.Lives() > lives && p.PID() != 0 }, patience, tick)
+}
+
+func (st *stack) stopTemporal() {
+	st.t.Helper()
+	require.NoError(st.t, st.temporal.Kill())
+	<-st.temporal.Done()
+}
+
+// startTemporalAgain starts Temporal where it was before.
+func (st *stack) startTemporalAgain() {
+	st.t.Helper()
+	server, err := local.StartTemporal(st.t.Context(), st.where)
+	require.NoError(st.t, err)
+	st.temporal = server
+	st.t.Cleanup(func() {
+		_ = server.Kill() // it keeps nothing that matters
+		<-server.Done()
+	})
+}
+
+// loseTemporal kills Temporal, deletes its database and starts an empty one.
+func (st *stack) loseTemporal() {
+	st.t.Helper()
+	st.stopTemporal()
+	files, err := filepath.Glob(st.where.File + "*")
+	require.NoError(st.t, err)
+	require.NotEmpty(st.t, files)
+	for _, file := range files {
+		require.NoError(st.t, os.Remove(file))
+	}
+	st.startTemporalAgain()
+}
+
+// fanfare runs a command to its end and returns its exit code and what it printed.
+func (st *stack) fanfare(args ...string) (code int, out []byte) {
+	st.t.Helper()
+	cmd := exec.CommandContext(st.t.Context(), binary, args...)
+	cmd.Env = st.env
+	var complaints bytes.Buffer
+	cmd.Stderr = &complaints
+	out, err := cmd.Output()
+	if exit := (*exec.ExitError)(nil); err != nil {
+		require.ErrorAs(st.t, err, &exit)
+		st.t.Logf("fanfare %s: exit %d: %s", strings.Join(args, " "), exit.ExitCode(), complaints.String())
+		return exit.ExitCode(), out
+	}
+	return 0, out
+}
+
+// verify runs `fanfare verify` and returns its answer.
+func (st *stack) verify() fanfare.Verification {
+	st.t.Helper()
+	code, out := st.fanfare("verify", "--json")
+	var v fanfare.Verification
+	require.NoError(st.t, json.Unmarshal(out, &v), "%s", out)
+	require.Equal(st.t, v.OK, code == 0)
+	require.Empty(st.t, v.Problems)
+	return v
+}
+
+// count asks the ledger's tables directly, for what no command tells.
+func (st *stack) count(sql string, args ...any) (n int64) {
+	st.t.Helper()
+	conn, err := pgx.Connect(st.t.Context(), st.database)
+	require.NoError(st.t, err)
+	defer conn.Close(context.WithoutCancel(st.t.Context()))
+	require.NoError(st.t, conn.QueryRow(st.t.Context(), sql, args...).Scan(&n))
+	return n
+}
+
+// settledByEvidence counts calls that a look-up settled.
+func (st *stack) settledByEvidence(id fanfare.PublicationID) int64 {
+	return st.count(`SELECT count(*) FROM calls WHERE publication_id = $1 AND outcome = 'accepted' AND evidence IS NOT NULL`, id)
+}
+
+// ambiguous counts deliveries that were in doubt, resent those that were sent
+// again by policy.
+func (st *stack) ambiguous(id fanfare.PublicationID) int64 {
+	return st.count(`SELECT count(*) FROM attempts WHERE publication_id = $1 AND outcome = 'ambiguous'`, id)
+}
+
+func (st *stack) resent(id fanfare.PublicationID) int64 {
+	return st.count(`SELECT count(*) FROM deliveries WHERE publication_id = $1 AND resends = 1`, id)
+}
+
+// callsOf are the calls that reached the sandbox for a publication.
+func (st *stack) callsOf(id fanfare.PublicationID) []sandbox.Call {
+	st.t.Helper()
+	conn, err := pgx.Connect(st.t.Context(), st.database)
+	require.NoError(st.t, err)
+	defer conn.Close(context.WithoutCancel(st.t.Context()))
+	rows, err := conn.Query(st.t.Context(), `SELECT call_id::text FROM calls WHERE publication_id = $1`, id)
+	require.NoError(st.t, err)
+	ids, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	require.NoError(st.t, err)
+	mine := map[string]bool{}
+	for _, call := range ids {
+		mine[call] = true
+	}
+	var calls []sandbox.Call
+	for _, call := range st.sandbox.Calls(0, 1<<20) {
+		if mine[call.ID] {
+			calls = append(calls, call)
+		}
+	}
+	return calls
+}
+
+// output keeps what the processes printed, to explain a test that failed.
+type output struct {
+	mu    sync.Mutex
+	lines bytes.Buffer
+}
+
+func (o *output) Write(b []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.lines.Write(b)
+}
+
+// explain shows, when a test failed, the last of what the processes printed.
+func (st *stack) explain() {
+	if !st.t.Failed() {
+		return
+	}
+	st.output.mu.Lock()
+	defer st.output.mu.Unlock()
+	text := st.output.lines.String()
+	const enough = 8000
+	st.t.Logf("what the processes printed, from the end:\n%s", text[max(0, len(text)-enough):])
+	if st.sandbox != nil {
+		st.t.Logf("the sandbox: %s", fmt.Sprintf("%+v", st.sandbox.Stats()))
+	}
+}
