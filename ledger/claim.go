@@ -27,11 +27,7 @@ func (l *Ledger) ClaimDue(ctx context.Context, ref fanfare.BatchRef, provider st
 func (l *Ledger) claim(ctx context.Context, ref fanfare.BatchRef, sql string, args ...any) (fanfare.Claim, error) {
 	claim := fanfare.Claim{BeginWithin: beginWithin, CallWithin: callWithin}
 	b := &pgx.Batch{}
-	// The gate. Cancel and pause change the publication's row: they wait for the
-	// claims in flight, and later claims see them. A statement of its own, because the next
-	// one's snapshot must be younger than the lock.
-	b.Queue(`SELECT pg_advisory_xact_lock_shared(`+gateLock+`)`, ref.Publication)
-	b.Queue(`SELECT FROM publications WHERE publication_id = $1 FOR SHARE`, ref.Publication)
+	b.Queue(enterGateSQL, ref.Publication)
 	b.Queue(lockBatchSQL, ref.Publication, ref.Channel, ref.N)
 	b.Queue(sql, args...).Query(func(rows pgx.Rows) error {
 		var r fanfare.Claimed
@@ -47,6 +43,11 @@ func (l *Ledger) claim(ctx context.Context, ref fanfare.BatchRef, sql string, ar
 	}
 	return claim, nil
 }
+
+// enterGateSQL passes the gate: cancel and pause wait for the claims in flight,
+// and later claims see them. Its own statement, because the next one's snapshot must
+// be younger than the lock.
+const enterGateSQL = `SELECT pg_advisory_xact_lock_shared(` + gateLock + `)`
 
 const lockBatchSQL = `SELECT FROM batches WHERE publication_id = $1 AND channel = $2 AND n = $3 FOR UPDATE`
 

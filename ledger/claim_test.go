@@ -24,10 +24,10 @@ func TestClaimSettleFinish(t *testing.T) {
 	require.Empty(t, w.claimNew(ref, 15).Recipients, "nobody is left to claim")
 	w.balanced()
 
-	w.settle(ref, first.Call, accepted)
-	tally := w.settle(ref, second.Call, accepted)
+	w.settle(ref, first.Call, fanfare.OutcomeAccepted)
+	tally := w.settle(ref, second.Call, fanfare.OutcomeAccepted)
 	require.Equal(t, fanfare.Totals{Intended: 20, Sent: 20}, tally.Totals)
-	require.Equal(t, tally, w.settle(ref, second.Call, accepted), "settling again changes nothing")
+	require.Equal(t, tally, w.settle(ref, second.Call, fanfare.OutcomeAccepted), "settling again changes nothing")
 
 	p, err := w.Finish(t.Context(), ref.Publication)
 	require.NoError(t, err)
@@ -35,7 +35,7 @@ func TestClaimSettleFinish(t *testing.T) {
 	require.Equal(t, fanfare.Totals{Intended: 25, Pending: 5, Sent: 20}, p.Totals)
 
 	ref.N = 2
-	w.settle(ref, w.claimNew(ref, 100).Call, accepted)
+	w.settle(ref, w.claimNew(ref, 100).Call, fanfare.OutcomeAccepted)
 	p, err = w.Finish(t.Context(), ref.Publication)
 	require.NoError(t, err)
 	require.Equal(t, fanfare.Completed, p.State)

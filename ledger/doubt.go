@@ -65,7 +65,7 @@ func (l *Ledger) ApplyPolicy(ctx context.Context, d fanfare.Doubt) error {
 		policy = Hold
 	}
 	b := &pgx.Batch{}
-	b.Queue(`SELECT FROM publications WHERE publication_id = $1 FOR SHARE`, d.Ref.Publication)
+	b.Queue(enterGateSQL, d.Ref.Publication)
 	b.Queue(lockBatchSQL, d.Ref.Publication, d.Ref.Channel, d.Ref.N)
 	b.Queue(`
 		WITH doubt AS (

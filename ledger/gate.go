@@ -11,11 +11,6 @@ import (
 	fanfare "github.com/fanfare-dev/fanfare"
 )
 
-// gateLock is the queue in front of a publication's gate ($1). Row locks alone
-// are not fair: claims that keep sharing the row, one overlapping the next, would keep a
-// cancel waiting for as long as they go on.
-const gateLock = `hashtextextended('fanfare gate ' || $1::text, 0)`
-
 const (
 	// quietStep is how often a stop looks whether earlier claims have begun.
 	quietStep = 20 * time.Millisecond
@@ -23,6 +18,12 @@ const (
 	// that very moment reaches the provider a little later.
 	quietMargin = 250 * time.Millisecond
 )
+
+// gateLock is the advisory lock of a publication ($1): claims share it, and who
+// stops the publication holds it alone for a moment. It is not a lock on the
+// row, because row locks are not fair: a stream of overlapping FOR SHARE, which a
+// fan-out is, keeps an UPDATE waiting for seconds. Those who want this lock queue.
+const gateLock = `hashtextextended('fanfare gate ' || $1::text, 0)`
 
 // Cancel ends a publication for good. When it returns, no provider call for
 // the publication begins any more, on any worker. Cancelling again is no error.
@@ -58,8 +59,7 @@ func (l *Ledger) stop(ctx context.Context, op string, id fanfare.PublicationID, 
 }
 
 // turn changes a publication's state and orders its workflow to be woken, in
-// one transaction. The update waits for every claim in flight, because a claim holds
-// the row FOR SHARE.
+// one transaction. It waits for every claim in flight, and later claims wait for it.
 func (l *Ledger) turn(ctx context.Context, op string, id fanfare.PublicationID, sql string, already ...fanfare.PublicationState) (fanfare.Publication, error) {
 	err := l.transact(ctx, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock(`+gateLock+`)`, id); err != nil {
@@ -95,15 +95,20 @@ func (l *Ledger) turn(ctx context.Context, op string, id fanfare.PublicationID, 
 }
 
 // waitForQuiet returns once every earlier claim is past its begin_by, settled
-// or released: about beginWithin at most.
+// or released: after beginWithin and quietMargin at most. Later claims, which
+// there are when somebody resumes meanwhile, are not waited for.
 func (l *Ledger) waitForQuiet(ctx context.Context, id fanfare.PublicationID) error {
 	tick := time.NewTicker(quietStep)
 	defer tick.Stop()
-	for {
+	for until := time.Now().Add(beginWithin + quietMargin); time.Now().Before(until); {
 		var open bool
+		// The ids of calls order by the time of their claims: only the last are read.
+		// A second more than needed, for a clock that is set.
 		err := l.pool.QueryRow(ctx, `
 			SELECT EXISTS (SELECT FROM calls WHERE publication_id = $1 AND outcome IS NULL
-			  AND begin_by + make_interval(secs => $2) > clock_timestamp())`, id, seconds(quietMargin)).Scan(&open)
+			  AND begin_by + make_interval(secs => $2) > clock_timestamp()
+			  AND call_id >= uuid_v7_floor(clock_timestamp() - make_interval(secs => $3)))`,
+			id, seconds(quietMargin), seconds(beginWithin+quietMargin+time.Second)).Scan(&open)
 		if err != nil || !open {
 			return err
 		}
@@ -113,4 +118,5 @@ func (l *Ledger) waitForQuiet(ctx context.Context, id fanfare.PublicationID) err
 			return ctx.Err()
 		}
 	}
+	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -17,33 +18,65 @@ import (
 	"github.com/fanfare-dev/fanfare/schema"
 )
 
-var dbs atomic.Int64
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if server != nil {
+		_, _ = server.Exec(context.Background(), "DROP DATABASE "+template+" WITH (FORCE)")
+	}
+	os.Exit(code)
+}
 
+var (
+	serving   sync.Mutex
+	server    *pgx.Conn
+	template  = fmt.Sprintf("ledger_%d", os.Getpid())
+	databases atomic.Int64
+)
+
+// database makes a database with all tables, from a template that is migrated
+// once, and returns its URL.
 func database(t testing.TB) string {
-	base := os.Getenv("FANFARE_TEST_POSTGRES")
-	c, err := pgx.Connect(context.Background(), base)
+	t.Helper()
+	serving.Lock()
+	defer serving.Unlock()
+	ctx := context.Background()
+	if server == nil {
+		conn, err := pgx.Connect(ctx, os.Getenv("FANFARE_TEST_POSTGRES"))
+		require.NoError(t, err)
+		_, err = conn.Exec(ctx, "CREATE DATABASE "+template)
+		require.NoError(t, err)
+		server = conn
+		_, err = schema.Up(ctx, urlOf(template))
+		require.NoError(t, err)
+	}
+	name := fmt.Sprintf("%s_%d", template, databases.Add(1))
+	_, err := server.Exec(ctx, "CREATE DATABASE "+name+" TEMPLATE "+template)
 	require.NoError(t, err)
-	defer c.Close(context.Background())
-	name := fmt.Sprintf("t%d_%d", os.Getpid(), dbs.Add(1))
-	_, err = c.Exec(context.Background(), "CREATE DATABASE "+name)
-	require.NoError(t, err)
-	cfg := c.Config()
-	url := fmt.Sprintf("postgres://%s@%s:%d/%s", cfg.User, cfg.Host, cfg.Port, name)
-	_, err = schema.Up(context.Background(), url)
-	require.NoError(t, err)
-	return url
+	t.Cleanup(func() {
+		serving.Lock()
+		defer serving.Unlock()
+		_, err := server.Exec(ctx, "DROP DATABASE "+name+" WITH (FORCE)")
+		require.NoError(t, err)
+	})
+	return urlOf(name)
+}
+
+func urlOf(database string) string {
+	c := server.Config()
+	return fmt.Sprintf("postgres://%s@%s:%d/%s", c.User, c.Host, c.Port, database)
 }
 
 // world is a migrated database with a ledger over it, and a connection for looking.
 type world struct {
 	*ledger.Ledger
-	t  testing.TB
-	db *pgx.Conn
+	t   testing.TB
+	url string
+	db  *pgx.Conn
 }
 
 func newWorld(t testing.TB, change ...func(*ledger.Config)) *world {
 	t.Helper()
-	url := database(t)
+	w := &world{t: t, url: database(t)}
 	cfg := ledger.Config{
 		Channels: []fanfare.Channel{fanfare.Email}, Expires: 24 * time.Hour, DoubtDeadline: time.Minute,
 		DoubtPolicy: map[fanfare.Channel]ledger.Policy{fanfare.Email: ledger.Resend},
@@ -51,63 +84,162 @@ func newWorld(t testing.TB, change ...func(*ledger.Config)) *world {
 	for _, c := range change {
 		c(&cfg)
 	}
-	l, err := ledger.Open(t.Context(), url, 8, cfg)
+	w.Ledger = w.open(cfg)
+	var err error
+	w.db, err = pgx.Connect(t.Context(), w.url)
 	require.NoError(t, err)
-	t.Cleanup(l.Close)
-	db, err := pgx.Connect(t.Context(), url)
-	require.NoError(t, err)
-	t.Cleanup(func() { db.Close(context.Background()) })
-	return &world{Ledger: l, t: t, db: db}
+	t.Cleanup(func() { w.db.Close(context.Background()) })
+	return w
 }
 
-// subscribed makes the topic "writer-1" with n subscribers, reader-1 to reader-n.
+// open opens another ledger on the same database, as another process would.
+func (w *world) open(cfg ledger.Config) *ledger.Ledger {
+	w.t.Helper()
+	l, err := ledger.Open(w.t.Context(), w.url, 16, cfg)
+	require.NoError(w.t, err)
+	w.t.Cleanup(l.Close)
+	return l
+}
+
+// exec runs SQL behind the ledger's back and returns how many rows it changed.
+func (w *world) exec(sql string, args ...any) int64 {
+	w.t.Helper()
+	tag, err := w.db.Exec(w.t.Context(), sql, args...)
+	require.NoError(w.t, err, sql)
+	return tag.RowsAffected()
+}
+
+// one reads one value.
+func one[T any](w *world, sql string, args ...any) T {
+	w.t.Helper()
+	var v T
+	require.NoError(w.t, w.db.QueryRow(w.t.Context(), sql, args...).Scan(&v), sql)
+	return v
+}
+
+// all reads a column.
+func all[T any](w *world, sql string, args ...any) []T {
+	w.t.Helper()
+	rows, err := w.db.Query(w.t.Context(), sql, args...)
+	require.NoError(w.t, err, sql)
+	list, err := pgx.CollectRows(rows, pgx.RowTo[T])
+	require.NoError(w.t, err, sql)
+	return list
+}
+
+// atOnce runs do n times at once, for i from 0, and fails with the first error.
+func atOnce(t testing.TB, n int, do func(i int) error) {
+	t.Helper()
+	errs := make([]error, n)
+	var wg sync.WaitGroup
+	for i := range n {
+		wg.Go(func() { errs[i] = do(i) })
+	}
+	wg.Wait()
+	for _, err := range errs {
+		require.NoError(t, err)
+	}
+}
+
+func reader(i int) fanfare.SubscriberID {
+	return fanfare.SubscriberID(fmt.Sprintf("reader-%d", i))
+}
+
+// person is the subscriber that stands on line i of an import.
+func person(i int) fanfare.Subscriber {
+	return fanfare.Subscriber{ID: reader(i), Email: fmt.Sprintf("reader-%d@mail.example", i)}
+}
+
+// subscribed makes the topic "writer-1" with n subscribers, reader-1 to
+// reader-n, whose numbers are 1 to n.
 func (w *world) subscribed(n int) {
 	w.t.Helper()
-	_, err := w.PutTopic(w.t.Context(), "writer-1", "Writer One")
-	require.NoError(w.t, err)
-	w.imported(1, n, func(i int) fanfare.Subscriber {
-		return fanfare.Subscriber{ID: fanfare.SubscriberID(fmt.Sprintf("reader-%d", i)), Email: fmt.Sprintf("reader-%d@mail.example", i)}
-	})
+	w.topic("writer-1")
+	w.imported(1, n, person)
 }
 
-// imported imports lines from to to, made by subscriber.
+func (w *world) topic(topic fanfare.Topic) {
+	w.t.Helper()
+	_, err := w.PutTopic(w.t.Context(), topic, "The name of "+string(topic))
+	require.NoError(w.t, err)
+}
+
+func (w *world) put(s fanfare.Subscriber) {
+	w.t.Helper()
+	_, err := w.PutSubscriber(w.t.Context(), s)
+	require.NoError(w.t, err)
+}
+
+func (w *world) subscribe(i int) {
+	w.t.Helper()
+	_, err := w.Subscribe(w.t.Context(), "writer-1", reader(i))
+	require.NoError(w.t, err)
+}
+
+func (w *world) unsubscribe(i int) {
+	w.t.Helper()
+	require.NoError(w.t, w.Unsubscribe(w.t.Context(), "writer-1", reader(i)))
+}
+
+func (w *world) suppress(email string) {
+	w.t.Helper()
+	w.exec(`INSERT INTO suppressions (channel, address_hash, reason) VALUES ('email', address_hash($1), 'bounce')`, email)
+}
+
+// imported imports lines from to to, made by subscriber, in chunks of 10,000.
 func (w *world) imported(from, to int, subscriber func(int) fanfare.Subscriber) fanfare.ImportReport {
 	w.t.Helper()
+	report, err := w.Import(w.t.Context(), "writer-1", chunks(from, to, 10000, subscriber))
+	require.NoError(w.t, err)
+	return report
+}
+
+// chunks makes the lines of an import, size at a time.
+func chunks(from, to, size int, subscriber func(int) fanfare.Subscriber) func(context.Context) ([]fanfare.ImportLine, error) {
 	i := from
-	report, err := w.Import(w.t.Context(), "writer-1", func(context.Context) ([]fanfare.ImportLine, error) {
+	return func(context.Context) ([]fanfare.ImportLine, error) {
 		var lines []fanfare.ImportLine
-		for ; i <= to && len(lines) < 10000; i++ {
+		for ; i <= to && len(lines) < size; i++ {
 			lines = append(lines, fanfare.ImportLine{Line: i, Subscriber: subscriber(i)})
 		}
 		if i > to {
 			return lines, io.EOF
 		}
 		return lines, nil
-	})
-	require.NoError(w.t, err)
-	return report
+	}
 }
 
-// running accepts and starts a publication, and plans all of it in batches of size.
-func (w *world) running(key string, size int) fanfare.BatchRef {
-	w.t.Helper()
-	p, err := w.Accept(w.t.Context(), draft(key), "")
-	require.NoError(w.t, err)
-	require.NoError(w.t, w.Start(w.t.Context(), p.ID))
-	_, complete, err := w.Plan(w.t.Context(), p.ID, size, 1000)
-	require.NoError(w.t, err)
-	require.True(w.t, complete)
-	return fanfare.BatchRef{Publication: p.ID, Channel: fanfare.Email, N: 1}
-}
-
+// draft is a publication of writer-1.
 func draft(key string) fanfare.Draft {
 	return fanfare.Draft{Key: fanfare.Key(key), Topic: "writer-1", Content: fanfare.Content{Title: "Hello", URL: "https://blog.example/" + key}}
 }
 
-var (
-	accepted = fanfare.Result{Outcome: fanfare.Outcome{Kind: fanfare.OutcomeAccepted, Code: "202"}, ProviderID: "m-1"}
-	lost     = fanfare.Result{Outcome: fanfare.Outcome{Kind: fanfare.OutcomeAmbiguous, Detail: "cut"}}
-)
+func (w *world) accept(key string) fanfare.Publication {
+	w.t.Helper()
+	p, err := w.Accept(w.t.Context(), draft(key), "")
+	require.NoError(w.t, err)
+	return p
+}
+
+// running accepts and starts a publication, plans all of it in batches of size,
+// and returns the first.
+func (w *world) running(key string, size int) fanfare.BatchRef {
+	w.t.Helper()
+	p := w.accept(key)
+	require.NoError(w.t, w.Start(w.t.Context(), p.ID))
+	w.planned(p.ID, size)
+	return fanfare.BatchRef{Publication: p.ID, Channel: fanfare.Email, N: 1}
+}
+
+func (w *world) planned(id fanfare.PublicationID, size int) (batches int) {
+	w.t.Helper()
+	batches, complete, err := w.Plan(w.t.Context(), id, size, 1000)
+	require.NoError(w.t, err)
+	require.True(w.t, complete)
+	return batches
+}
+
+var everyone = fanfare.Range{First: 0, Last: 1<<63 - 1}
 
 func (w *world) claimNew(ref fanfare.BatchRef, limit int) fanfare.Claim {
 	w.t.Helper()
@@ -118,16 +250,103 @@ func (w *world) claimNew(ref fanfare.BatchRef, limit int) fanfare.Claim {
 
 func (w *world) claimDue(ref fanfare.BatchRef, limit int) fanfare.Claim {
 	w.t.Helper()
-	c, err := w.ClaimDue(w.t.Context(), ref, "sendgrid", limit, fanfare.Range{First: 0, Last: 1 << 60})
+	c, err := w.ClaimDue(w.t.Context(), ref, "sendgrid", limit, everyone)
 	require.NoError(w.t, err)
 	return c
 }
 
-func (w *world) settle(ref fanfare.BatchRef, call fanfare.CallID, r fanfare.Result) fanfare.BatchTally {
+// numbers are the subscribers' numbers of a claim.
+func numbers(c fanfare.Claim) []int {
+	list := make([]int, 0, len(c.Recipients))
+	for _, r := range c.Recipients {
+		list = append(list, int(r.Number))
+	}
+	return list
+}
+
+// result is the answer to a call.
+func result(kind fanfare.OutcomeKind) fanfare.Result {
+	r := fanfare.Result{Outcome: fanfare.Outcome{Kind: kind, Detail: "as the provider said"}}
+	switch kind {
+	case fanfare.OutcomeAccepted:
+		r.Outcome.Code, r.ProviderID = "202", "m-1"
+	case fanfare.OutcomeRejected:
+		r.Outcome.Code = "400"
+	case fanfare.OutcomeThrottled:
+		r.Outcome.Code = "429"
+	case fanfare.OutcomeUnavailable:
+		r.Outcome.Code = "503"
+	}
+	return r
+}
+
+func (w *world) settle(ref fanfare.BatchRef, call fanfare.CallID, kind fanfare.OutcomeKind) fanfare.BatchTally {
+	w.t.Helper()
+	return w.settleWith(ref, call, result(kind))
+}
+
+func (w *world) settleWith(ref fanfare.BatchRef, call fanfare.CallID, r fanfare.Result) fanfare.BatchTally {
 	w.t.Helper()
 	tally, err := w.Settle(w.t.Context(), ref, call, r)
 	require.NoError(w.t, err)
 	return tally
+}
+
+// age moves a call into the past, as if it had been claimed so much earlier.
+func (w *world) age(call fanfare.CallID, by time.Duration) {
+	w.t.Helper()
+	require.EqualValues(w.t, 1, w.exec(`
+		UPDATE calls SET claimed_at = claimed_at - $2::interval, begin_by = begin_by - $2::interval, call_until = call_until - $2::interval, ended_at = ended_at - $2::interval
+		WHERE call_id = $1`, call, by))
+}
+
+// due makes all waiting recipients due.
+func (w *world) due() {
+	w.t.Helper()
+	w.exec(`UPDATE deliveries SET due_at = clock_timestamp() WHERE state = 'pending'`)
+}
+
+// row is a delivery as the table has it.
+type row struct {
+	State, Reason, Code, Call string
+	Attempts, Resends         int
+}
+
+func (w *world) row(ref fanfare.BatchRef, number int) row {
+	w.t.Helper()
+	var r row
+	require.NoError(w.t, w.db.QueryRow(w.t.Context(), `
+		SELECT state, COALESCE(reason, ''), COALESCE(code, ''), COALESCE(call_id::text, ''), attempts, resends FROM deliveries
+		WHERE publication_id = $1 AND channel = $2 AND subscriber_number = $3`, ref.Publication, ref.Channel, number).
+		Scan(&r.State, &r.Reason, &r.Code, &r.Call, &r.Attempts, &r.Resends))
+	return r
+}
+
+// state is a delivery's state and, where it has one, its reason or code.
+func (w *world) state(ref fanfare.BatchRef, number int) string {
+	w.t.Helper()
+	r := w.row(ref, number)
+	switch {
+	case r.Reason != "":
+		return r.State + " " + r.Reason
+	case r.Code != "":
+		return r.State + " " + r.Code
+	}
+	return r.State
+}
+
+func (w *world) publication(id fanfare.PublicationID) fanfare.Publication {
+	w.t.Helper()
+	p, err := w.Publication(w.t.Context(), id)
+	require.NoError(w.t, err)
+	return p
+}
+
+func (w *world) finish(id fanfare.PublicationID) fanfare.Publication {
+	w.t.Helper()
+	p, err := w.Finish(w.t.Context(), id)
+	require.NoError(w.t, err)
+	return p
 }
 
 // balanced checks the books row by row.
@@ -136,5 +355,6 @@ func (w *world) balanced() fanfare.Verification {
 	v, err := w.Verify(w.t.Context(), "", nil)
 	require.NoError(w.t, err)
 	require.Empty(w.t, v.Problems)
+	require.True(w.t, v.OK)
 	return v
 }
