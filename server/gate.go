@@ -49,7 +49,6 @@ func newGate(keys []fanfare.Secret, span time.Duration, deep map[string]deepChec
 	g := &gate{span: span, deep: deep, options: &openapi3filter.Options{
 		MultiError:          true,
 		SkipSettingDefaults: true,
-		AuthenticationFunc:  openapi3filter.NoopAuthenticationFunc, // authenticate did it
 		SchemaValidationOptions: []openapi3.SchemaValidationOption{
 			openapi3.WithStringFormatValidator("date-time", openapi3.NewCallbackValidator(func(s string) error {
 				_, err := time.Parse(time.RFC3339, s)
@@ -114,6 +113,12 @@ func (g *gate) validate(route *routers.Route) echo.MiddlewareFunc {
 	buffered := route.Operation.RequestBody != nil && !unread[route.Operation.OperationID]
 	options := *g.options
 	options.ExcludeRequestBody = !buffered
+	// authenticate has judged the key. The validator would read the whole body,
+	// imports too, before it asked for a judgement.
+	operation := *route.Operation
+	operation.Security = &openapi3.SecurityRequirements{}
+	unsecured := *route
+	unsecured.Operation = &operation
 	return func(next echo.HandlerFunc) echo.HandlerFunc {
 		return func(c echo.Context) error {
 			params, err := pathParams(c)
@@ -127,7 +132,7 @@ func (g *gate) validate(route *routers.Route) echo.MiddlewareFunc {
 				}
 			}
 			violations := translate(openapi3filter.ValidateRequest(c.Request().Context(), &openapi3filter.RequestValidationInput{
-				Request: c.Request(), PathParams: params, QueryParams: c.QueryParams(), Route: route, Options: &options,
+				Request: c.Request(), PathParams: params, QueryParams: c.QueryParams(), Route: &unsecured, Options: &options,
 			}))
 			if deep != nil {
 				more, err := deep(c.Request().Context(), body)

@@ -56,7 +56,9 @@ func (i *importing) ImportSubscribers(c echo.Context, topic fanfare.Topic) error
 	if source.parse, err = format(source.lines); err != nil {
 		return err
 	}
-	report, err := i.ledger.Import(c.Request().Context(), topic, source.next)
+	// The body's end is the import's end: when the client leaves, what was read
+	// is still committed.
+	report, err := i.ledger.Import(context.WithoutCancel(c.Request().Context()), topic, source.next)
 	if errors.Is(err, fanfare.ErrUnknownTopic) {
 		return err
 	}
@@ -95,14 +97,14 @@ type patientBody struct {
 func (p *patientBody) Read(b []byte) (int, error) {
 	_ = p.control.SetReadDeadline(time.Now().Add(p.idle))
 	n, err := p.body.Read(b)
-	if err != nil {
+	switch {
+	case errors.Is(err, io.EOF):
 		// The server goes on reading in the background to see the client leave; a
 		// deadline left behind would look like that while the rest is committed.
 		_ = p.control.SetReadDeadline(time.Time{})
-	}
-	switch {
-	case err == nil || errors.Is(err, io.EOF):
 		return n, err
+	case err == nil:
+		return n, nil
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return n, fmt.Errorf("%w for %s", errBodyTooSlow, p.idle)
 	}
