@@ -110,21 +110,22 @@ func (b *batch) reconcile(ctx workflow.Context) {
 // somebody wakes the batch.
 func (b *batch) wait(ctx workflow.Context, r activities.SendResult) error {
 	span, why := glance, "until the next look at the ledger"
-	sooner := func(d *time.Duration, reason string) {
-		if d != nil && *d < span {
-			span, why = *d, reason
+	sooner := func(d time.Duration, reason string) {
+		if d < span {
+			span, why = d, reason
 		}
 	}
 	// Once its time is over nobody is claimed, and the publication finds that out.
-	if r.Tally.Publication == fanfare.Running && !r.Tally.Expired {
-		sooner(r.Tally.NextDue, "until the next recipients may be tried again")
-		if r.Wait <= 0 && !r.Tally.AllClaimed {
-			span, why = 0, r.Why // the worker stopped, or the publication was resumed meanwhile
+	if t := r.Tally; t.Publication == fanfare.Running && !t.Expired {
+		switch {
+		case !t.AllClaimed: // the provider, or a worker that stops, left somebody over
+			sooner(max(r.Wait, 0), r.Why)
+		case t.NextDue != nil:
+			sooner(max(*t.NextDue, r.Wait), "until the next recipients may be tried again")
 		}
 	}
-	sooner(r.Tally.NextLapse, "until a call of a lost worker may be taken over")
-	if r.Wait > 0 {
-		span, why = max(span, min(r.Wait, glance)), r.Why
+	if lapse := r.Tally.NextLapse; lapse != nil {
+		sooner(*lapse, "until a call of a lost worker may be taken over")
 	}
 	if err := b.show(ctx, batchWaiting, fmt.Sprintf("waits %s (%s); %d pending, %d sending, %d in doubt", span.Round(time.Second), why,
 		r.Tally.Totals.Pending, r.Tally.Totals.Sending, r.Tally.Totals.InDoubt)); err != nil {

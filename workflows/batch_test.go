@@ -1,0 +1,356 @@
+package workflows_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/mock"
+	"github.com/stretchr/testify/require"
+	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/converter"
+	"go.temporal.io/sdk/temporal"
+	"go.temporal.io/sdk/testsuite"
+	"go.temporal.io/sdk/workflow"
+
+	fanfare "github.com/fanfare-dev/fanfare"
+	"github.com/fanfare-dev/fanfare/activities"
+	"github.com/fanfare-dev/fanfare/workflows"
+)
+
+// batchStage plays the ledger, the provider and the publication around one
+// batch, in virtual time.
+type batchStage struct {
+	*testsuite.TestWorkflowEnvironment
+	t     *testing.T
+	begun time.Time
+	// send answers the nth run of the send activity, counted from 1.
+	send     func(n int, in activities.SendInput) activities.SendResult
+	problems fanfare.BatchProblems
+
+	sends      []activities.SendInput
+	ages       []time.Duration // of the batch at each send
+	reports    []report
+	deaf       bool // the publication cannot be told
+	reconciled int
+	named      int // runs of the activity that names problems
+}
+
+var theBatch = batchRef(fanfare.Email, 7)
+
+func newBatchStage(t *testing.T, send func(n int, in activities.SendInput) activities.SendResult) *batchStage {
+	t.Helper()
+	b := &batchStage{t: t, TestWorkflowEnvironment: newEnvironment(), send: send}
+	b.begun = b.Now()
+	b.SetStartWorkflowOptions(client.StartWorkflowOptions{ID: theBatch.WorkflowID(), TaskQueue: workflows.Queue})
+	b.RegisterWorkflow(workflows.Batch)
+	b.RegisterWorkflowWithOptions(b.reconcile, workflow.RegisterOptions{Name: "Reconcile"})
+	b.RegisterActivity(&sendActivities{b})
+	b.OnSignalExternalWorkflow(mock.Anything, publicationID.WorkflowID(), "", "batch", mock.Anything).Return(
+		func(_, _, _, _ string, arg any) error {
+			payloads, err := converter.GetDefaultDataConverter().ToPayloads(arg)
+			require.NoError(t, err)
+			var r report
+			require.NoError(t, converter.GetDefaultDataConverter().FromPayloads(payloads, &r))
+			b.reports = append(b.reports, r)
+			if b.deaf {
+				return errors.New("there is no such workflow")
+			}
+			return nil
+		})
+	return b
+}
+
+func (b *batchStage) reconcile(ctx workflow.Context, in activities.ReconcileInput) error {
+	require.Equal(b.t, activities.ReconcileInput{Publication: publicationID, Channel: fanfare.Email}, in)
+	require.Equal(b.t, "reconcile/"+string(publicationID)+"/email", workflow.GetInfo(ctx).WorkflowExecution.ID)
+	b.reconciled++
+	return workflow.Sleep(ctx, 90*time.Second)
+}
+
+// execute runs the batch until it closes.
+func (b *batchStage) execute() (workflows.BatchResult, error) {
+	b.t.Helper()
+	b.ExecuteWorkflow(workflows.Batch, workflows.BatchInput{Batch: batchOf(theBatch), Class: fanfare.Bulk, State: "sending"})
+	require.True(b.t, b.IsWorkflowCompleted())
+	var result workflows.BatchResult
+	err := b.GetWorkflowError()
+	if err == nil {
+		require.NoError(b.t, b.GetWorkflowResult(&result))
+	}
+	return result, err
+}
+
+func (b *batchStage) at(age time.Duration, do func()) { b.RegisterDelayedCallback(do, age) }
+
+type sendActivities struct{ stage *batchStage }
+
+func (a *sendActivities) Send(_ context.Context, in activities.SendInput) (activities.SendResult, error) {
+	b := a.stage
+	b.sends = append(b.sends, in)
+	b.ages = append(b.ages, b.Now().Sub(b.begun))
+	return b.send(len(b.sends), in), nil
+}
+
+func (a *sendActivities) Problems(_ context.Context, ref fanfare.BatchRef) (fanfare.BatchProblems, error) {
+	a.stage.named++
+	require.Equal(a.stage.t, theBatch, ref)
+	return a.stage.problems, nil
+}
+
+func tally(totals fanfare.Totals) fanfare.BatchTally {
+	totals.Intended = 10
+	return fanfare.BatchTally{Publication: fanfare.Running, AllClaimed: true, Totals: totals}
+}
+
+func span(d time.Duration) *time.Duration { return &d }
+
+var allSent = tally(fanfare.Totals{Sent: 10})
+
+// waits makes the second run of the send activity find all sent, and returns
+// how long after the first it came.
+func waits(t *testing.T, first activities.SendResult) time.Duration {
+	t.Helper()
+	b := newBatchStage(t, func(n int, in activities.SendInput) activities.SendResult {
+		if n == 1 || in.Hold {
+			return activities.SendResult{Tally: first.Tally, Wait: first.Wait * time.Duration(2-min(n, 2)), Why: first.Why}
+		}
+		return activities.SendResult{Tally: allSent}
+	})
+	_, err := b.execute()
+	require.NoError(t, err)
+	return b.ages[len(b.ages)-1]
+}
+
+func TestBatchInOnePass(t *testing.T) {
+	t.Parallel()
+	b := newBatchStage(t, func(int, activities.SendInput) activities.SendResult {
+		return activities.SendResult{Tally: allSent}
+	})
+	result, err := b.execute()
+	require.NoError(t, err)
+	require.Equal(t, workflows.BatchResult{Totals: allSent.Totals}, result)
+	require.Equal(t, []report{{Ref: theBatch, Done: true}}, b.reports)
+	require.Equal(t, []activities.SendInput{{Ref: theBatch}}, b.sends)
+	require.Zero(t, b.named, "nobody is to be named when all were sent to")
+}
+
+func TestBatchReportsFirstPassOnceAndEndOnce(t *testing.T) {
+	t.Parallel()
+	for _, deaf := range []bool{false, true} {
+		b := newBatchStage(t, func(n int, _ activities.SendInput) activities.SendResult {
+			switch {
+			case n == 1:
+				unclaimed := tally(fanfare.Totals{Sent: 5, Pending: 5})
+				unclaimed.AllClaimed = false
+				return activities.SendResult{Tally: unclaimed}
+			case n < 5:
+				return activities.SendResult{Tally: tally(fanfare.Totals{Sent: 9, Pending: 1})}
+			}
+			return activities.SendResult{Tally: allSent}
+		})
+		b.deaf = deaf
+		_, err := b.execute()
+		require.NoError(t, err, "a publication that cannot be told looks at the ledger by itself")
+		require.Equal(t, []report{{Ref: theBatch}, {Ref: theBatch, Done: true}}, b.reports)
+	}
+}
+
+func TestBatchWaitsAsLongAsItsTallySays(t *testing.T) {
+	t.Parallel()
+	pending := fanfare.Totals{Sent: 9, Pending: 1}
+	with := func(change func(*fanfare.BatchTally)) fanfare.BatchTally {
+		t := tally(pending)
+		change(&t)
+		return t
+	}
+	for name, test := range map[string]struct {
+		first activities.SendResult
+		want  time.Duration
+	}{
+		"for the next that is due":    {activities.SendResult{Tally: with(func(t *fanfare.BatchTally) { t.NextDue = span(3 * time.Second) })}, 3 * time.Second},
+		"for a call that may be lost": {activities.SendResult{Tally: with(func(t *fanfare.BatchTally) { t.NextLapse = span(17 * time.Second) })}, 17 * time.Second},
+		"for the sooner of the two": {activities.SendResult{Tally: with(func(t *fanfare.BatchTally) {
+			t.NextDue, t.NextLapse = span(9*time.Second), span(4*time.Second)
+		})}, 4 * time.Second},
+		"no longer than half a minute": {activities.SendResult{Tally: with(func(t *fanfare.BatchTally) { t.NextDue = span(time.Hour) })}, 30 * time.Second},
+		"not at all when due":          {activities.SendResult{Tally: with(func(t *fanfare.BatchTally) { t.NextDue = span(0) })}, 100 * time.Millisecond},
+		"not at all when the worker stopped": {
+			activities.SendResult{Tally: with(func(t *fanfare.BatchTally) { t.AllClaimed = false }), Why: "the worker is stopping"},
+			100 * time.Millisecond,
+		},
+		"for the provider, when it asks for time": {
+			activities.SendResult{Tally: with(func(t *fanfare.BatchTally) { t.AllClaimed, t.NextDue = false, span(time.Second) }), Wait: 20 * time.Second},
+			20 * time.Second,
+		},
+		"for the provider, longer than it stays away from the ledger": {
+			activities.SendResult{Tally: with(func(t *fanfare.BatchTally) { t.AllClaimed = false }), Wait: 10*time.Minute + 7*time.Second},
+			10*time.Minute + 7*time.Second,
+		},
+		"for the provider, and sees to a lost call meanwhile": {
+			activities.SendResult{Tally: with(func(t *fanfare.BatchTally) { t.NextDue, t.NextLapse = span(time.Second), span(4*time.Second) }), Wait: 20 * time.Second},
+			20 * time.Second,
+		},
+		"half a minute when paused": {activities.SendResult{Tally: with(func(t *fanfare.BatchTally) {
+			t.Publication, t.AllClaimed, t.NextDue = fanfare.Paused, false, span(0)
+		})}, 30 * time.Second},
+		"for a lost call, also when paused": {activities.SendResult{Tally: with(func(t *fanfare.BatchTally) {
+			t.Publication, t.NextLapse = fanfare.Paused, span(6*time.Second)
+		})}, 6 * time.Second},
+		"half a minute when expired and nobody said so": {activities.SendResult{Tally: with(func(t *fanfare.BatchTally) {
+			t.Expired, t.AllClaimed, t.NextDue = true, false, span(0)
+		})}, 30 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			require.InDelta(t, test.want.Seconds(), waits(t, test.first).Seconds(), 0.05)
+		})
+	}
+}
+
+func TestBatchLeavesTheProviderAlone(t *testing.T) {
+	t.Parallel()
+	waiting := tally(fanfare.Totals{Pending: 10})
+	waiting.AllClaimed = false
+	var b *batchStage
+	calls := map[time.Duration]int{} // failures by the age at which the provider was called
+	b = newBatchStage(t, func(_ int, in activities.SendInput) activities.SendResult {
+		age := b.Now().Sub(b.begun).Round(time.Second)
+		if in.Hold {
+			return activities.SendResult{Tally: waiting}
+		}
+		calls[age] = in.Failures
+		switch age {
+		case 0, time.Second, 91 * time.Second, 152 * time.Second:
+			return activities.SendResult{Tally: waiting, Wait: map[time.Duration]time.Duration{
+				0: time.Second, time.Second: 90 * time.Second, 91 * time.Second: time.Minute, 152 * time.Second: 5 * time.Second,
+			}[age]}
+		case 151 * time.Second: // it answers, and a second later it is away again
+			due := waiting
+			due.AllClaimed, due.NextDue = true, span(time.Second)
+			return activities.SendResult{Tally: due}
+		}
+		return activities.SendResult{Tally: allSent}
+	})
+	b.at(20*time.Second, func() { b.SignalWorkflow(workflows.SignalWake, nil) })
+	_, err := b.execute()
+	require.NoError(t, err)
+	require.Equal(t, map[time.Duration]int{0: 0, time.Second: 1, 91 * time.Second: 2, 151 * time.Second: 3, 152 * time.Second: 0, 157 * time.Second: 1}, calls)
+	for i := 1; i < len(b.ages); i++ {
+		require.LessOrEqual(t, b.ages[i]-b.ages[i-1], 30*time.Second+time.Second/10, "it looks at the ledger meanwhile")
+	}
+}
+
+func TestBatchIsWoken(t *testing.T) {
+	t.Parallel()
+	b := newBatchStage(t, func(n int, _ activities.SendInput) activities.SendResult {
+		if n == 1 {
+			return activities.SendResult{Tally: tally(fanfare.Totals{Sent: 9, Pending: 1})}
+		}
+		return activities.SendResult{Tally: allSent}
+	})
+	b.at(5*time.Second, func() { b.SignalWorkflow(workflows.SignalWake, nil) })
+	_, err := b.execute()
+	require.NoError(t, err)
+	require.InDelta(t, 5, b.ages[1].Seconds(), 0.1)
+}
+
+func TestBatchEndsOnlyWhenNobodyIsLeft(t *testing.T) {
+	t.Parallel()
+	left := []fanfare.BatchTally{
+		tally(fanfare.Totals{Sent: 9, Pending: 1}), tally(fanfare.Totals{Sent: 9, Sending: 1}), tally(fanfare.Totals{Sent: 9, InDoubt: 1}),
+		{Publication: fanfare.Running, Totals: fanfare.Totals{Intended: 10, Sent: 10}}, // not all claimed
+	}
+	b := newBatchStage(t, func(n int, _ activities.SendInput) activities.SendResult {
+		if n <= len(left) {
+			return activities.SendResult{Tally: left[n-1]}
+		}
+		return activities.SendResult{Tally: allSent}
+	})
+	_, err := b.execute()
+	require.NoError(t, err)
+	require.Len(t, b.sends, len(left)+1)
+}
+
+func TestBatchWithDeadLettersFails(t *testing.T) {
+	t.Parallel()
+	ended := tally(fanfare.Totals{Sent: 5, Failed: 1, Skipped: 1, Dead: 3})
+	b := newBatchStage(t, func(int, activities.SendInput) activities.SendResult { return activities.SendResult{Tally: ended} })
+	b.problems = fanfare.BatchProblems{
+		Reasons:    map[string]int64{"dead doubt_held": 3, "skipped no_address": 1, "failed sendgrid:400": 1},
+		Deliveries: []string{"dead " + string(publicationID) + ".email.61"},
+	}
+	_, err := b.execute()
+	var failure *temporal.ApplicationError
+	require.ErrorAs(t, err, &failure)
+	require.Equal(t, workflows.ErrorTypeDeadLetters, failure.Type())
+	require.True(t, failure.NonRetryable())
+	require.Equal(t, "3 of 10 deliveries are dead (3 dead doubt_held, 1 failed sendgrid:400, 1 skipped no_address)", failure.Message())
+	var result workflows.BatchResult
+	require.NoError(t, failure.Details(&result))
+	require.Equal(t, workflows.BatchResult{Totals: ended.Totals, Problems: b.problems}, result)
+	require.Equal(t, []report{{Ref: theBatch, Done: true}}, b.reports, "its publication is told all the same")
+}
+
+func TestBatchWithSkippedOrFailedSucceedsAndNamesThem(t *testing.T) {
+	t.Parallel()
+	b := newBatchStage(t, func(int, activities.SendInput) activities.SendResult {
+		return activities.SendResult{Tally: tally(fanfare.Totals{Sent: 4, Delivered: 4, Failed: 1, Skipped: 1})}
+	})
+	b.problems = fanfare.BatchProblems{Reasons: map[string]int64{"skipped erased": 1}}
+	result, err := b.execute()
+	require.NoError(t, err)
+	require.Equal(t, b.problems, result.Problems)
+}
+
+func TestBatchInDoubtHasItReconciled(t *testing.T) {
+	t.Parallel()
+	b := newBatchStage(t, func(n int, _ activities.SendInput) activities.SendResult {
+		if n <= 5 { // half a minute each; the reconciler takes a minute and a half
+			return activities.SendResult{Tally: tally(fanfare.Totals{Sent: 4, InDoubt: 6})}
+		}
+		return activities.SendResult{Tally: allSent}
+	})
+	_, err := b.execute()
+	require.NoError(t, err)
+	require.Equal(t, 2, b.reconciled, "one at a time, and another when the first has ended and doubt is left")
+}
+
+func TestBatchOfAPausedPublicationWaits(t *testing.T) {
+	t.Parallel()
+	state := fanfare.Paused
+	b := newBatchStage(t, func(int, activities.SendInput) activities.SendResult {
+		if state == fanfare.Running {
+			return activities.SendResult{Tally: allSent}
+		}
+		waiting := tally(fanfare.Totals{Pending: 10})
+		waiting.Publication, waiting.AllClaimed, waiting.NextDue = state, false, span(0)
+		return activities.SendResult{Tally: waiting}
+	})
+	b.at(time.Hour+time.Second, func() {
+		require.InDelta(t, 121, len(b.sends), 2, "it looks at the ledger every half minute")
+		state = fanfare.Running
+		b.SignalWorkflow(workflows.SignalWake, nil)
+	})
+	_, err := b.execute()
+	require.NoError(t, err)
+	require.InDelta(t, 3601, b.ages[len(b.ages)-1].Seconds(), 0.1)
+}
+
+func TestBatchOfACancelledPublicationEnds(t *testing.T) {
+	t.Parallel()
+	b := newBatchStage(t, func(n int, _ activities.SendInput) activities.SendResult {
+		stopped := tally(fanfare.Totals{Sent: 4, Sending: 2, Skipped: 4})
+		stopped.Publication, stopped.NextLapse = fanfare.Cancelled, span(5*time.Second)
+		if n == 2 {
+			stopped.Totals.Sending, stopped.Totals.Sent = 0, 6
+		}
+		return activities.SendResult{Tally: stopped}
+	})
+	b.problems = fanfare.BatchProblems{Reasons: map[string]int64{"skipped cancelled": 4}}
+	result, err := b.execute()
+	require.NoError(t, err)
+	require.Equal(t, fanfare.Totals{Intended: 10, Sent: 6, Skipped: 4}, result.Totals)
+	require.Len(t, b.sends, 2)
+}
