@@ -1,0 +1,127 @@
+package sendgrid
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/sendgrid/rest"
+
+	"github.com/fanfare-dev/fanfare"
+)
+
+// clockSlack is how far before its call a message is searched for: no error of
+// either clock may hide one. A lower bound there must be, because how far back
+// SendGrid looks without one is not written down.
+const clockSlack = 24 * time.Hour
+
+// LookUp asks SendGrid's Email Logs whether they show a message of the call,
+// which began around a time.
+//
+// SendGrid accepts or refuses a request as a whole, so one message that shows
+// proves that all of the call's recipients were accepted. The search is by the
+// call's category; the message found must then carry the call's id itself. That
+// nothing shows proves nothing: logs lag.
+//
+// The error matches fanfare.ErrNoLookUp when this account, key or server offers
+// no Email Logs. Any other error means that the question was not answered, and
+// is worth asking again.
+func (s *Sender) LookUp(ctx context.Context, call fanfare.CallID, around time.Time) (fanfare.Sighting, error) {
+	// A name has no quotes that could end the text in the query.
+	if !fanfare.ValidName(string(call)) {
+		return fanfare.Sighting{}, fmt.Errorf("look up a call at sendgrid: its id is not a name: %w", fanfare.ErrInvalid)
+	}
+	id, err := s.searchLogs(ctx, call, around)
+	if err != nil {
+		return fanfare.Sighting{}, fmt.Errorf("look up call %s at sendgrid: %w", call, err)
+	}
+	if id == "" {
+		return fanfare.Sighting{}, nil
+	}
+	ours, err := s.carries(ctx, id, call)
+	if err != nil {
+		return fanfare.Sighting{}, fmt.Errorf("look up call %s at sendgrid: read message: %w", call, err)
+	}
+	if !ours {
+		return fanfare.Sighting{}, nil
+	}
+	// The part before the first dot is the X-Message-Id of the request.
+	prefix, _, _ := strings.Cut(id, ".")
+	return fanfare.Sighting{Seen: true, Evidence: "SendGrid's Email Logs show message " + scrub(prefix, nil) + " of this call"}, nil
+}
+
+// searchLogs gives the id of a message with the call's category; "" if none shows.
+func (s *Sender) searchLogs(ctx context.Context, call fanfare.CallID, around time.Time) (string, error) {
+	body, err := marshal(struct {
+		Query string `json:"query"`
+		Limit int    `json:"limit"`
+	}{
+		Query: fmt.Sprintf(`categories IN ('%s') AND sg_message_id_created_at > TIMESTAMP "%s"`,
+			call, around.Add(-clockSlack).UTC().Format(time.RFC3339)),
+		Limit: 1,
+	})
+	if err != nil {
+		return "", err
+	}
+	request := s.request(rest.Post, "/v3/logs")
+	request.Body = body
+	var found struct {
+		Messages []struct {
+			ID string `json:"sg_message_id"`
+		} `json:"messages"`
+	}
+	if err := s.ask(ctx, request, &found); err != nil {
+		return "", err
+	}
+	if len(found.Messages) == 0 {
+		return "", nil
+	}
+	return found.Messages[0].ID, nil
+}
+
+// carries says whether a message in the logs carries the call's id.
+func (s *Sender) carries(ctx context.Context, id string, call fanfare.CallID) (bool, error) {
+	var message struct {
+		Category   []string          `json:"category"`
+		CustomArgs map[string]string `json:"custom_args"`
+	}
+	err := s.ask(ctx, s.request(rest.Get, "/v3/logs/"+url.PathEscape(id)), &message)
+	var status statusError
+	if errors.As(err, &status) && status == http.StatusNotFound {
+		// The search has just shown it: the logs lag behind themselves.
+		return false, errors.New("found and not yet readable")
+	}
+	return message.CustomArgs[argCall] == string(call) || slices.Contains(message.Category, string(call)), err
+}
+
+// statusError is an answer other than 200. Those that will be the same next time
+// match fanfare.ErrNoLookUp.
+type statusError int
+
+func (e statusError) Error() string { return fmt.Sprintf("status %d", int(e)) }
+
+func (e statusError) Is(target error) bool {
+	lasting := e/100 == 3 || e/100 == 4 && e != http.StatusRequestTimeout && e != http.StatusTooManyRequests
+	return lasting && target == fanfare.ErrNoLookUp
+}
+
+// ask sends a question and reads the answer into out.
+func (s *Sender) ask(ctx context.Context, request rest.Request, out any) error {
+	answer, err := s.client.SendWithContext(ctx, request)
+	if err != nil {
+		return err
+	}
+	if answer.StatusCode != http.StatusOK {
+		return statusError(answer.StatusCode)
+	}
+	if err := json.Unmarshal([]byte(answer.Body), out); err != nil {
+		return errors.New("the answer is not what Email Logs answer")
+	}
+	return nil
+}

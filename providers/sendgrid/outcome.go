@@ -1,0 +1,196 @@
+package sendgrid
+
+import (
+	"encoding/json"
+	"net/http"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/sendgrid/rest"
+
+	"github.com/fanfare-dev/fanfare"
+)
+
+const (
+	// defaultThrottle is the wait when SendGrid says "too many requests" and not
+	// until when; its limits count by the minute or less.
+	defaultThrottle = time.Minute
+	// maxWait bounds what a header can ask for: a publication's time is a day.
+	maxWait = 24 * time.Hour
+)
+
+// judge says what an answer means. unread is why its body could not be read
+// whole: nil, or the call was cut in the middle of it.
+func judge(answer *rest.Response, unread error, to []fanfare.Recipient) fanfare.Reply {
+	header := http.Header(answer.Headers)
+	status := answer.StatusCode
+	out := fanfare.Outcome{Code: strconv.Itoa(status)}
+	say := func(kind fanfare.OutcomeKind, detail string) fanfare.Reply {
+		out.Kind, out.Detail = kind, detail
+		return fanfare.Reply{Outcome: out}
+	}
+	switch {
+	case status/100 == 2 && unread != nil:
+		return say(fanfare.OutcomeAmbiguous, "the answer said accepted and broke off")
+	case status/100 == 2:
+		return fanfare.Reply{Outcome: fanfare.Outcome{Kind: fanfare.OutcomeAccepted, Code: out.Code}, ProviderID: header.Get("X-Message-Id")}
+	case status/100 == 3:
+		return say(fanfare.OutcomeUnavailable, "SendGrid's address redirects elsewhere: check SENDGRID_BASE_URL")
+	}
+	switch status {
+	case http.StatusUnauthorized:
+		return say(fanfare.OutcomeUnavailable, "SendGrid does not take the API key: set SENDGRID_API_KEY to a valid one")
+	case http.StatusPaymentRequired:
+		return say(fanfare.OutcomeUnavailable, "SendGrid wants the account to be paid for: look at its billing")
+	case http.StatusForbidden:
+		return say(fanfare.OutcomeUnavailable, "SendGrid forbids the call: verify the sender in SENDGRID_FROM, give the key the Mail Send permission, and see that the account is not suspended")
+	case http.StatusNotFound, http.StatusMethodNotAllowed:
+		return say(fanfare.OutcomeUnavailable, "SendGrid has no mail/send at this address: check SENDGRID_BASE_URL")
+	case http.StatusTooManyRequests:
+		out.RetryAfter = retryAfter(header, time.Now(), defaultThrottle)
+		return say(fanfare.OutcomeThrottled, "SendGrid asks to send more slowly")
+	case http.StatusServiceUnavailable:
+		out.RetryAfter = retryAfter(header, time.Now(), 0)
+		return say(fanfare.OutcomeUnavailable, "SendGrid says it is not available")
+	case http.StatusRequestTimeout:
+		return say(fanfare.OutcomeAmbiguous, "SendGrid gave up waiting for the request")
+	case http.StatusRequestEntityTooLarge:
+		return undivided(out, "SendGrid finds the request too large", len(to))
+	}
+	if status >= 500 {
+		return say(fanfare.OutcomeAmbiguous, "SendGrid failed, and does not say whether it took the request")
+	}
+	return refused(out, answer.Body, to)
+}
+
+// undivided is a refusal that names nobody. Halves find out whose it is; one
+// recipient alone has been found.
+func undivided(out fanfare.Outcome, detail string, recipients int) fanfare.Reply {
+	out.Kind, out.Detail = fanfare.OutcomeReleased, detail
+	if recipients > 1 {
+		return fanfare.Reply{Outcome: out, Split: true}
+	}
+	out.Kind = fanfare.OutcomeRejected
+	return fanfare.Reply{Outcome: out}
+}
+
+// problem is one entry of SendGrid's error answer. Its field is a path into the
+// request, or null, or the word "null".
+type problem struct {
+	Message string `json:"message"`
+	Field   string `json:"field"`
+}
+
+// refused reads whom a 400 (or a 4xx without a meaning of its own) is about.
+// The whole request comes before single recipients: while it is wrong, a new
+// call without them would be refused as well.
+func refused(out fanfare.Outcome, body string, to []fanfare.Recipient) fanfare.Reply {
+	var answer struct {
+		Errors []problem `json:"errors"`
+	}
+	// An answer that is not JSON names nobody.
+	_ = json.Unmarshal([]byte(body), &answer)
+	detail := "SendGrid refuses the request and does not say why"
+	rejected := map[int]fanfare.Outcome{}
+	worst, about := unknown, unknown
+	for i, p := range answer.Errors {
+		var n int
+		about, n = whose(p.Field, len(to))
+		sentence := "SendGrid refuses the request: " + p.explain(to)
+		if about == recipient {
+			rejected[n] = fanfare.Outcome{Kind: fanfare.OutcomeRejected, Code: out.Code, Detail: sentence}
+		}
+		if i == 0 || about > worst {
+			worst, detail = about, sentence
+		}
+	}
+	out.Detail = detail
+	switch worst {
+	case settings:
+		out.Kind = fanfare.OutcomeUnavailable
+		return fanfare.Reply{Outcome: out}
+	case content:
+		out.Kind = fanfare.OutcomeRejected
+		return fanfare.Reply{Outcome: out}
+	case recipient:
+		out.Kind = fanfare.OutcomeReleased
+		return fanfare.Reply{Outcome: out, Rejected: rejected}
+	default:
+		return undivided(out, detail, len(to))
+	}
+}
+
+// part is what a refusal is about; the greater one decides.
+type part int
+
+const (
+	unknown   part = iota // perhaps one recipient, perhaps not
+	recipient             // one recipient's address
+	content               // the message, for everyone
+	settings              // the sender, or what only this package writes
+)
+
+// recipientField reads "personalizations.3.to.0.email"; older answers wrote
+// "personalizations[3]".
+var recipientField = regexp.MustCompile(`^personalizations(?:\.(\d+)|\[(\d+)\])(?:\.(.+))?$`)
+
+// whose says what a field is part of, and whose address it is. What this package
+// writes into a personalization beside the address has one form for all, so it
+// is nobody's address that is wrong with it.
+func whose(field string, recipients int) (about part, n int) {
+	if m := recipientField.FindStringSubmatch(field); m != nil {
+		n, err := strconv.Atoi(m[1] + m[2])
+		switch {
+		case err != nil || n >= recipients:
+			return unknown, 0
+		case m[3] == "" || m[3] == "to" || strings.HasPrefix(m[3], "to.") || strings.HasPrefix(m[3], "to["):
+			return recipient, n
+		}
+		return settings, 0
+	}
+	top, _, _ := strings.Cut(field, ".")
+	top, _, _ = strings.Cut(top, "[")
+	switch top {
+	case "subject", "content":
+		return content, 0
+	case "from", "reply_to", "headers", "categories", "custom_args", "tracking_settings":
+		return settings, 0
+	}
+	return unknown, 0
+}
+
+// explain puts a problem in words without anything personal.
+func (p problem) explain(to []fanfare.Recipient) string {
+	if p.Field == "" || p.Field == "null" {
+		return scrub(p.Message, to)
+	}
+	return scrub(p.Field+": "+p.Message, to)
+}
+
+// retryAfter reads how long to wait: Retry-After, in seconds or as a date, else
+// X-RateLimit-Reset, in seconds since 1970; fallback when there is neither. Dates
+// are measured by the answer's own clock where it shows one.
+func retryAfter(header http.Header, now time.Time, fallback time.Duration) time.Duration {
+	if served, err := http.ParseTime(header.Get("Date")); err == nil {
+		now = served
+	}
+	asked := header.Get("Retry-After")
+	if seconds, err := strconv.ParseUint(asked, 10, 32); err == nil {
+		return within(time.Duration(seconds) * time.Second)
+	}
+	if at, err := http.ParseTime(asked); err == nil {
+		return within(at.Sub(now))
+	}
+	if reset, err := strconv.ParseUint(header.Get("X-RateLimit-Reset"), 10, 40); err == nil {
+		return within(time.Unix(int64(reset), 0).Sub(now))
+	}
+	return fallback
+}
+
+// within keeps a wait sensible. "Now", or a moment that has passed, is a second,
+// so that a refusal never means to call again at once.
+func within(wait time.Duration) time.Duration {
+	return min(max(wait, time.Second), maxWait)
+}

@@ -1,0 +1,49 @@
+package sendgrid
+
+import (
+	"context"
+	"errors"
+	"net/url"
+
+	"github.com/sendgrid/rest"
+
+	"github.com/fanfare-dev/fanfare"
+)
+
+// Send makes one call, once, and says what it came to. ctx carries the lease of
+// the call (fanfare.WithLease) and ends with it.
+func (s *Sender) Send(ctx context.Context, call fanfare.Call) fanfare.Reply {
+	if len(call.Recipients) > maxRecipients {
+		return fanfare.Reply{Split: true, Outcome: fanfare.Outcome{Kind: fanfare.OutcomeReleased, Detail: "more recipients than SendGrid takes in one request"}}
+	}
+	body, err := s.encode(call)
+	if err != nil {
+		// Nothing was asked of anybody, and no other recipient would fare better.
+		return fanfare.Reply{Outcome: fanfare.Outcome{Kind: fanfare.OutcomeUnavailable, Detail: err.Error()}}
+	}
+	request := s.request(rest.Post, "/v3/mail/send")
+	request.Body = body
+	answer, err := s.client.SendWithContext(ctx, request)
+	if answer == nil {
+		return fanfare.Reply{Outcome: unanswered(fanfare.LeaseFrom(ctx), err)}
+	}
+	return judge(answer, err, call.Recipients)
+}
+
+// unanswered judges a call that got no answer by how far it came. Without a lease
+// nobody noted that, and the worst is assumed.
+func unanswered(lease *fanfare.Lease, err error) fanfare.Outcome {
+	var outer *url.Error
+	if errors.As(err, &outer) {
+		err = outer.Err // without method and URL
+	}
+	why := scrub(err.Error(), nil)
+	switch {
+	case lease == nil || lease.Written():
+		return fanfare.Outcome{Kind: fanfare.OutcomeAmbiguous, Detail: "the request was written and no answer came: " + why}
+	case errors.Is(err, fanfare.ErrTooLate), errors.Is(err, context.Canceled):
+		return fanfare.Outcome{Kind: fanfare.OutcomeReleased, Detail: "the request was not written whole: " + why}
+	default:
+		return fanfare.Outcome{Kind: fanfare.OutcomeUnavailable, Detail: "SendGrid was not reached: " + why}
+	}
+}

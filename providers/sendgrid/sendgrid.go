@@ -1,0 +1,132 @@
+// Package sendgrid sends email through SendGrid's v3 API, and is the only
+// importer of its SDK.
+//
+// It owns the shape of a request and the meaning of an answer. It never
+// retries, never waits, never decides who is sent to and keeps nothing between
+// calls; what it is told to send, it sends once.
+//
+// It promises:
+//
+//  1. A call is one request, with one personalization per recipient: nobody sees
+//     anybody else.
+//  2. Every end of a call is one fanfare.OutcomeKind. "Accepted" needs a 2xx that
+//     was read whole. "Ambiguous" is everything that may have been accepted, and
+//     nothing else.
+//  3. What it says about a call holds no address and no content, so that it can be
+//     logged and kept.
+//
+// Of the SDK it uses the request's frame, the mail structs and the REST client.
+// sendgrid.Client is not used: it keeps the body of the call under way in a field
+// that concurrent calls overwrite, and its client has no time-out. Nor are the
+// SDK's retries, which sleep without looking at the context.
+package sendgrid
+
+import (
+	"fmt"
+	"net/http"
+	netmail "net/mail"
+	"net/url"
+	"strings"
+	"unicode"
+
+	"github.com/sendgrid/rest"
+	sdk "github.com/sendgrid/sendgrid-go"
+	"github.com/sendgrid/sendgrid-go/helpers/mail"
+
+	"github.com/fanfare-dev/fanfare"
+)
+
+// maxRecipients is SendGrid's limit of personalizations in one request.
+const maxRecipients = 1000
+
+// Config is what SendGrid needs to know of us.
+type Config struct {
+	// APIKey needs the Mail Send permission, and Email Logs for look-ups.
+	APIKey fanfare.Secret
+	// BaseURL is another host to talk to, "https://api.eu.sendgrid.com" or a
+	// stand-in; empty is SendGrid's global API.
+	BaseURL string
+	// From is the verified sender: an address, or "Name <address>".
+	From string
+}
+
+// Sender sends email through SendGrid. It is safe for concurrent use.
+type Sender struct {
+	from   *mail.Email
+	client *rest.Client
+	// request makes an empty request to a path. The key lives in the closure, where
+	// not even %+v of a Sender finds it.
+	request func(method rest.Method, path string) rest.Request
+}
+
+// New checks the settings and makes a sender that talks through hc. To keep its
+// promise of no late call, hc's transport has to be a fanfare.GatedTransport.
+// Redirects are answers, never followed: a second request would be a second
+// call. The error matches fanfare.ErrInvalid and names every bad setting.
+func New(c Config, hc *http.Client) (*Sender, error) {
+	var wrong []fanfare.Violation
+	bad := func(setting, detail string) {
+		wrong = append(wrong, fanfare.Violation{Field: setting, Detail: detail})
+	}
+	if strings.TrimSpace(string(c.APIKey)) == "" {
+		bad("SENDGRID_API_KEY", "must not be empty")
+	} else if strings.ContainsFunc(string(c.APIKey), unicode.IsSpace) {
+		bad("SENDGRID_API_KEY", "must not hold white space")
+	}
+	if why := checkBase(c.BaseURL); why != "" {
+		bad("SENDGRID_BASE_URL", why)
+	}
+	from, why := sender(c.From)
+	if why != "" {
+		bad("SENDGRID_FROM", why)
+	}
+	if len(wrong) > 0 {
+		return nil, fmt.Errorf("configure sendgrid: %w", &fanfare.InvalidError{Violations: wrong})
+	}
+	own := *hc
+	own.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	base := strings.TrimSuffix(c.BaseURL, "/")
+	return &Sender{
+		from:   from,
+		client: &rest.Client{HTTPClient: &own},
+		request: func(method rest.Method, path string) rest.Request {
+			r := sdk.GetRequest(string(c.APIKey), path, base)
+			r.Method = method
+			return r
+		},
+	}, nil
+}
+
+func checkBase(raw string) (why string) {
+	if raw == "" {
+		return ""
+	}
+	u, err := url.Parse(raw)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" {
+		return "must be http:// or https:// and a host"
+	}
+	if u.RawQuery != "" || u.Fragment != "" || u.User != nil {
+		return "must be a scheme, a host and perhaps a path"
+	}
+	return ""
+}
+
+// sender reads "a@b" or "Name <a@b>". SendGrid takes no Unicode in the address.
+func sender(raw string) (from *mail.Email, why string) {
+	parsed, err := netmail.ParseAddress(raw)
+	switch {
+	case err != nil:
+		return nil, `must be an address or "Name <address>"`
+	case strings.ContainsFunc(parsed.Address, func(r rune) bool { return r > unicode.MaxASCII }):
+		return nil, "must hold an address in ASCII"
+	case strings.ContainsFunc(parsed.Name, unicode.IsControl):
+		return nil, "must not hold control characters"
+	}
+	return mail.NewEmail(parsed.Name, parsed.Address), ""
+}
+
+// Name is the provider's name in records and in front of its codes.
+func (s *Sender) Name() string { return "sendgrid" }
+
+// MaxRecipients is how many recipients one call may have.
+func (s *Sender) MaxRecipients() int { return maxRecipients }
