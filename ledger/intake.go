@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	fanfare "github.com/fanfare-dev/fanfare"
 )
@@ -70,15 +71,11 @@ func (l *Ledger) accept(ctx context.Context, tx pgx.Tx, draft fanfare.Draft, req
 func (l *Ledger) insertPublication(ctx context.Context, tx pgx.Tx, topic fanfare.TopicID, draft fanfare.Draft, request []byte) (fanfare.PublicationID, error) {
 	channels := draft.Channels
 	if len(channels) == 0 {
-		channels = l.cfg.Channels
+		channels = slices.Sorted(slices.Values(l.cfg.Channels)) // in the order of a draft's
 	}
 	class := draft.Class
 	if class == "" {
 		class = fanfare.Bulk
-	}
-	state := fanfare.Accepted
-	if draft.ScheduledAt != nil && draft.ScheduledAt.After(time.Now()) {
-		state = fanfare.Scheduled
 	}
 	content, err := json.Marshal(draft.Content)
 	if err != nil {
@@ -89,9 +86,10 @@ func (l *Ledger) insertPublication(ctx context.Context, tx pgx.Tx, topic fanfare
 		WITH cut AS MATERIALIZED (SELECT nextval('cuts') AS cut, uuid_v7() AS id, clock_timestamp() AS now),
 		accepted AS (
 		  INSERT INTO publications (publication_id, key, topic_id, class, channels, content, request, state, cut, audience, accepted_at, scheduled_at, expires_at)
-		  SELECT cut.id, $2, $1, $3, $4::text[]::channel[], $5, $6, $7, cut.cut,
+		  SELECT cut.id, $2, $1, $3, $4::text[]::channel[], $5, $6,
+		    CASE WHEN $7 > cut.now THEN 'scheduled' ELSE 'accepted' END::publication_state, cut.cut,
 		    (SELECT count(*) FROM subscriptions s WHERE s.topic_id = $1 AND s.ended_cut IS NULL),
-		    cut.now, $8, COALESCE($9, GREATEST(COALESCE($8, cut.now), cut.now) + make_interval(secs => $10))
+		    cut.now, $7, COALESCE($8, GREATEST(COALESCE($7, cut.now), cut.now) + make_interval(secs => $9))
 		  FROM cut
 		  ON CONFLICT (key) DO NOTHING
 		  RETURNING publication_id
@@ -99,10 +97,14 @@ func (l *Ledger) insertPublication(ctx context.Context, tx pgx.Tx, topic fanfare
 		  INSERT INTO outbox (publication_id, kind) SELECT publication_id, 'start' FROM accepted
 		)
 		SELECT publication_id FROM accepted`,
-		topic, draft.Key, class, channels, content, request, state, draft.ScheduledAt, draft.ExpiresAt, seconds(l.cfg.Expires)).Scan(&id)
+		topic, draft.Key, class, channels, content, request, draft.ScheduledAt, draft.ExpiresAt, seconds(l.cfg.Expires)).Scan(&id)
 	if errors.Is(err, pgx.ErrNoRows) {
 		// Somebody committed the key while we waited for the lock.
 		id, _, err = existing(ctx, tx, draft)
+	}
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) && pg.ConstraintName == "publication_expires_after_it_starts" {
+		err = &fanfare.InvalidError{Violations: []fanfare.Violation{{Field: "expires_at", Detail: "must be after the publication's start"}}}
 	}
 	return id, err
 }
