@@ -182,9 +182,34 @@ func (st *store) search(q logQuery, until time.Time, limit int) []logMessage {
 type logQuery struct {
 	id, to     string
 	categories []string
+	times      []timeCondition
+}
+
+// timeCondition compares the time at which a message was created.
+type timeCondition struct {
+	operator string
+	at       time.Time
+}
+
+func (c timeCondition) holds(created time.Time) bool {
+	switch c.operator {
+	case "<":
+		return created.Before(c.at)
+	case "<=":
+		return !created.After(c.at)
+	case ">":
+		return created.After(c.at)
+	default:
+		return !created.Before(c.at)
+	}
 }
 
 func (q *logQuery) matchesBatch(b *batch) bool {
+	for _, condition := range q.times {
+		if !condition.holds(b.at) {
+			return false
+		}
+	}
 	has := func(c string) bool { return slices.Contains(b.shared.Categories, c) }
 	return q.categories == nil || slices.ContainsFunc(q.categories, has)
 }
@@ -195,31 +220,41 @@ func (q *logQuery) matches(b *batch, i int) bool {
 }
 
 // parseLogQuery reads the conditions that the sandbox knows, joined by AND, with
-// single or double quotes; SendGrid knows more (subject, status, reason, time).
+// single or double quotes; SendGrid knows more (subject, status, reason).
 //
 //	sg_message_id = "x"    to_email = "x"    categories IN ("x", "y")
+//	sg_message_id_created_at > TIMESTAMP "2026-01-31T08:00:00Z"    (or < <= >=)
 func parseLogQuery(text string) (logQuery, error) {
 	const quoted = `("[^"]+"|'[^']+')`
 	condition := regexp.MustCompile(`^\s*(?:(sg_message_id|to_email)\s*=\s*` + quoted +
-		`|categories\s+(?i:IN)\s*\(\s*(` + quoted + `(?:\s*,\s*` + quoted + `)*)\s*\))\s*(?:$|(?i:AND)\s+)`)
+		`|categories\s+(?i:IN)\s*\(\s*(` + quoted + `(?:\s*,\s*` + quoted + `)*)\s*\)` +
+		`|sg_message_id_created_at\s*(<=?|>=?)\s*(?i:TIMESTAMP)\s*` + quoted + `)\s*(?:$|(?i:AND)\s+)`)
 	value := regexp.MustCompile(quoted)
 	var q logQuery
 	for rest := strings.TrimSpace(text); rest != ""; {
 		found := condition.FindStringSubmatch(rest)
 		if found == nil {
-			return q, errors.New(`want sg_message_id = "...", to_email = "..." or categories IN ("..."), joined by AND; the sandbox knows no other`)
+			return q, errors.New(`want sg_message_id = "...", to_email = "...", categories IN ("...") or sg_message_id_created_at > TIMESTAMP "...", joined by AND; the sandbox knows no other`)
 		}
-		switch found[1] {
-		case "sg_message_id":
-			q.id = found[2][1 : len(found[2])-1]
-		case "to_email":
-			q.to = found[2][1 : len(found[2])-1]
+		switch {
+		case found[1] == "sg_message_id":
+			q.id = unquoted(found[2])
+		case found[1] == "to_email":
+			q.to = unquoted(found[2])
+		case found[6] != "":
+			at, err := time.Parse(time.RFC3339, unquoted(found[7]))
+			if err != nil {
+				return q, errors.New(`a TIMESTAMP is written like "2026-01-31T08:00:00Z"`)
+			}
+			q.times = append(q.times, timeCondition{operator: found[6], at: at})
 		default:
 			for _, v := range value.FindAllString(found[3], -1) {
-				q.categories = append(q.categories, v[1:len(v)-1])
+				q.categories = append(q.categories, unquoted(v))
 			}
 		}
 		rest = rest[len(found[0]):]
 	}
 	return q, nil
 }
+
+func unquoted(value string) string { return value[1 : len(value)-1] }

@@ -55,6 +55,9 @@ func TestLogSearch(t *testing.T) {
 		{"id", `sg_message_id = "` + ids["call-b"] + `"`, 1000, 1},
 		{"unknown id", `sg_message_id = "nothing"`, 1000, 0},
 		{"AND", `to_email = "reader-3@readers.example" AND categories IN ("call-b")`, 1000, 1},
+		{"created after", `categories IN ('call-a') AND sg_message_id_created_at > TIMESTAMP "2020-01-31T08:00:00Z"`, 1000, 12},
+		{"created before", `sg_message_id_created_at < TIMESTAMP "2020-01-31T08:00:00Z"`, 1000, 0},
+		{"created between", `sg_message_id_created_at >= TIMESTAMP "2020-01-31T08:00:00Z" AND sg_message_id_created_at<=TIMESTAMP '2999-01-31T08:00:00+01:00'`, 1000, 36},
 		{"AND that contradicts", `sg_message_id = "` + ids["call-b"] + `" AND categories IN ("call-a")`, 1000, 0},
 	}
 	for _, tt := range tests {
@@ -83,6 +86,8 @@ func TestLogSearchRefusals(t *testing.T) {
 		object{"query": `categories = "x"`},
 		object{"query": `categories IN ()`},
 		object{"query": `categories IN ("x"`},
+		object{"query": `sg_message_id_created_at > TIMESTAMP "yesterday"`},
+		object{"query": `sg_message_id_created_at = TIMESTAMP "2020-01-31T08:00:00Z"`},
 		object{"limit": 0},
 		object{"limit": 1001},
 		"not json",
