@@ -107,9 +107,6 @@ func (e *problemError) Error() string {
 	if e.hint != "" {
 		lines = append(lines, e.hint)
 	}
-	if e.Retryable {
-		lines = append(lines, "The same request may succeed later.")
-	}
 	if e.Status >= http.StatusInternalServerError {
 		lines = append(lines, "The server's log knows this request as "+e.RequestId+".")
 	}

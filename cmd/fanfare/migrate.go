@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/spf13/cobra"
@@ -111,12 +112,17 @@ func (a *app) migrateStatusCommand() *cobra.Command {
 
 // databaseError says what to do about a database that cannot be reached.
 func databaseError(err error) error {
-	var connect *pgconn.ConnectError
-	var network net.Error
-	if errors.Is(err, context.Canceled) || !errors.As(err, &connect) && !errors.As(err, &network) {
+	if errors.Is(err, context.Canceled) || !away(err) {
 		return err
 	}
-	return fmt.Errorf("PostgreSQL at FANFARE_DATABASE_URL cannot be reached: %w\nStart it, or `fanfare dev`, which brings its own", err)
+	return fmt.Errorf("PostgreSQL at FANFARE_DATABASE_URL cannot be reached: %s\nStart it, or `fanfare dev`, which brings its own", reason(err))
+}
+
+// reason is the last line of an error of PostgreSQL's driver; those before it
+// list every address that was tried.
+func reason(err error) string {
+	text := err.Error()
+	return strings.TrimSpace(text[strings.LastIndexByte(text, '\n')+1:])
 }
 
 // away reports whether PostgreSQL cannot be reached or is only starting.

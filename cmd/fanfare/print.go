@@ -22,28 +22,33 @@ func number(n int64) string { return message.NewPrinter(language.English).Sprint
 // clock writes a time as people at this machine read it.
 func clock(t time.Time) string { return t.Local().Format("2006-01-02 15:04:05 MST") }
 
-// table is printed with its columns aligned: the first to the left, and the others
-// to the right where they hold numbers.
+// table is printed with its columns aligned: to the left, or to the right where
+// they hold numbers.
 type table struct {
-	columns int
-	text    strings.Builder
-	flags   uint
+	text  strings.Builder
+	flags uint
 }
 
 func newTable(head ...string) *table {
-	t := &table{columns: len(head)}
+	t := &table{}
 	t.row(head...)
 	return t
 }
 
 // newNumbers makes a table of numbers.
 func newNumbers(head ...string) *table {
-	t := newTable(head...)
-	t.flags = tabwriter.AlignRight
+	t := &table{flags: tabwriter.AlignRight}
+	t.row(head...)
 	return t
 }
 
-func (t *table) row(cells ...string) { t.text.WriteString(strings.Join(cells, "\t") + "\t\n") }
+func (t *table) row(cells ...string) {
+	t.text.WriteString(strings.Join(cells, "\t"))
+	if t.flags == tabwriter.AlignRight {
+		t.text.WriteString("\t") // or the last column is not aligned
+	}
+	t.text.WriteString("\n")
+}
 
 func (t *table) print(w io.Writer) error {
 	aligned := tabwriter.NewWriter(w, 0, 0, 2, ' ', t.flags)

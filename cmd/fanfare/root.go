@@ -46,6 +46,7 @@ type app struct {
 	out, err io.Writer
 	environ  map[string]string
 	dataDir  string
+	quiet    bool
 }
 
 // run runs one command line and returns the exit code. Ctrl-C and SIGTERM end it
@@ -94,7 +95,9 @@ Exit codes: 0 done, 1 failed, 2 wrong arguments or settings;
 	root.SetIn(a.in)
 	root.SetOut(a.out)
 	root.SetErr(a.err)
-	root.PersistentFlags().StringVar(&a.dataDir, "data-dir", ".fanfare", "folder of `fanfare dev`; its file \"env\" gives settings that the environment does not")
+	root.PersistentFlags().StringVar(&a.dataDir, "data-dir", ".fanfare", "`folder` of \"fanfare dev\", whose file \"env\" completes the environment")
+	root.PersistentFlags().BoolVar(&a.quiet, "quiet", false, "log warnings and errors only")
+	_ = root.PersistentFlags().MarkHidden("quiet") // for the children of dev
 	root.AddGroup(&cobra.Group{ID: "run", Title: "Run it:"}, &cobra.Group{ID: "use", Title: "Use it:"}, &cobra.Group{ID: "operate", Title: "Look after it:"})
 	add := func(group string, commands ...*cobra.Command) {
 		for _, c := range commands {
@@ -185,7 +188,13 @@ func settings[T interface{ check(report) }](a *app) (T, error) {
 }
 
 // logger logs for people, to stderr.
-func (a *app) logger() *slog.Logger { return slog.New(slog.NewTextHandler(a.err, nil)) }
+func (a *app) logger() *slog.Logger {
+	level := slog.LevelInfo
+	if a.quiet {
+		level = slog.LevelWarn
+	}
+	return slog.New(slog.NewTextHandler(a.err, &slog.HandlerOptions{Level: level}))
+}
 
 // printJSON prints v for programs, indented for people who look over their shoulder.
 func (a *app) printJSON(v any) error {

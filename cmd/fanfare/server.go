@@ -52,7 +52,7 @@ Email is on where SENDGRID_API_KEY is set.`,
 			return a.serve(cmd.Context(), s, migrate)
 		}),
 	}
-	cmd.Flags().BoolVar(&migrate, "migrate", false, "bring the tables up to date first, as `fanfare migrate up` does")
+	cmd.Flags().BoolVar(&migrate, "migrate", false, "bring the tables up to date first, as \"fanfare migrate up\" does")
 	return cmd
 }
 
@@ -119,7 +119,7 @@ func migrateUp(ctx context.Context, url fanfare.Secret, log *slog.Logger) error 
 			return err
 		}
 		if !said {
-			log.Info("waiting for PostgreSQL", "error", err)
+			log.Info("waiting for PostgreSQL", "why", reason(err))
 			said = true
 		}
 		if err := pause(ctx, pingEvery); err != nil {
@@ -136,9 +136,9 @@ func waitForLedger(ctx context.Context, books *ledger.Ledger, log *slog.Logger) 
 		if err == nil || ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if err.Error() != said {
-			said = err.Error()
-			log.Info("waiting for PostgreSQL", "error", err)
+		if why := reason(err); why != said {
+			said = why
+			log.Info("waiting for PostgreSQL", "why", why)
 		}
 		if err := pause(ctx, pingEvery); err != nil {
 			return err

@@ -20,26 +20,27 @@ import (
 	"github.com/fanfare-dev/fanfare/providers/sendgrid"
 )
 
-// The groups of settings. Each role below embeds those it needs.
+// The groups of settings. Each role below embeds those it needs. They are exported
+// because the library does not look into others.
 type (
-	databaseSettings struct {
+	DatabaseSettings struct {
 		DatabaseURL fanfare.Secret `env:"FANFARE_DATABASE_URL"` // may hold a password
 	}
-	temporalSettings struct {
+	TemporalSettings struct {
 		TemporalAddress   string `env:"FANFARE_TEMPORAL_ADDRESS" envDefault:"127.0.0.1:7233"`
 		TemporalNamespace string `env:"FANFARE_TEMPORAL_NAMESPACE" envDefault:"fanfare"`
 	}
-	ledgerSettings struct {
+	LedgerSettings struct {
 		Expires       time.Duration `env:"FANFARE_EXPIRES" envDefault:"24h"`
 		DoubtEmail    ledger.Policy `env:"FANFARE_DOUBT_EMAIL" envDefault:"resend"`
 		DoubtDeadline time.Duration `env:"FANFARE_DOUBT_DEADLINE" envDefault:"10m"`
 	}
-	linkSettings struct { // server and worker need the same ones
+	LinkSettings struct { // server and worker need the same ones
 		Listen    string         `env:"FANFARE_LISTEN" envDefault:"127.0.0.1:8080"`
 		PublicURL string         `env:"FANFARE_PUBLIC_URL"` // default: Listen
 		Secret    fanfare.Secret `env:"FANFARE_SECRET"`
 	}
-	sendGridSettings struct {
+	SendGridSettings struct {
 		SendGridAPIKey  fanfare.Secret `env:"SENDGRID_API_KEY"`  // empty: email is off
 		SendGridBaseURL string         `env:"SENDGRID_BASE_URL"` // empty: SendGrid itself
 		SendGridFrom    string         `env:"SENDGRID_FROM"`
@@ -48,27 +49,27 @@ type (
 
 // The roles: what each command needs to know.
 type (
-	migrateSettings  struct{ databaseSettings }
+	migrateSettings  struct{ DatabaseSettings }
 	operatorSettings struct { // verify and recover
-		databaseSettings
-		temporalSettings
-		ledgerSettings
+		DatabaseSettings
+		TemporalSettings
+		LedgerSettings
 	}
 	serverSettings struct {
-		databaseSettings
-		temporalSettings
-		ledgerSettings
-		linkSettings
-		sendGridSettings
+		DatabaseSettings
+		TemporalSettings
+		LedgerSettings
+		LinkSettings
+		SendGridSettings
 		TemporalUI string           `env:"FANFARE_TEMPORAL_UI_URL" envDefault:"http://127.0.0.1:8233"`
 		APIKeys    []fanfare.Secret `env:"FANFARE_API_KEYS"`
 	}
 	workerSettings struct {
-		databaseSettings
-		temporalSettings
-		ledgerSettings
-		linkSettings
-		sendGridSettings
+		DatabaseSettings
+		TemporalSettings
+		LedgerSettings
+		LinkSettings
+		SendGridSettings
 		RetryFast []time.Duration `env:"FANFARE_RETRY_FAST" envDefault:"1s,3s,10s,30s,2m"`
 	}
 	clientSettings struct {
@@ -184,7 +185,7 @@ func (s clientSettings) check(r report) {
 	}
 }
 
-func (s databaseSettings) checkDatabase(r report) {
+func (s DatabaseSettings) checkDatabase(r report) {
 	if s.DatabaseURL == "" {
 		r("FANFARE_DATABASE_URL", "is missing; set it to a PostgreSQL URL such as postgres://user:password@host:5432/fanfare, or start `fanfare dev`, which leaves one in its data folder")
 		return
@@ -195,13 +196,13 @@ func (s databaseSettings) checkDatabase(r report) {
 	}
 }
 
-func (s temporalSettings) checkTemporal(r report) {
+func (s TemporalSettings) checkTemporal(r report) {
 	if _, port, err := net.SplitHostPort(s.TemporalAddress); err != nil || port == "" {
 		r("FANFARE_TEMPORAL_ADDRESS", "must be host:port, such as 127.0.0.1:7233")
 	}
 }
 
-func (s ledgerSettings) checkLedger(r report) {
+func (s LedgerSettings) checkLedger(r report) {
 	if s.Expires <= 0 {
 		r("FANFARE_EXPIRES", "must be above zero, such as 24h")
 	}
@@ -213,7 +214,7 @@ func (s ledgerSettings) checkLedger(r report) {
 	}
 }
 
-func (s linkSettings) checkLinks(r report) {
+func (s LinkSettings) checkLinks(r report) {
 	if _, port, err := net.SplitHostPort(s.Listen); err != nil || port == "" {
 		r("FANFARE_LISTEN", "must be host:port, such as 127.0.0.1:8080")
 	}
@@ -226,7 +227,7 @@ func (s linkSettings) checkLinks(r report) {
 }
 
 // checkSender asks the provider what it would refuse; without a key email is off.
-func (s sendGridSettings) checkSender(r report) {
+func (s SendGridSettings) checkSender(r report) {
 	if s.SendGridAPIKey == "" {
 		return
 	}
@@ -238,7 +239,7 @@ func (s sendGridSettings) checkSender(r report) {
 	}
 }
 
-func (s sendGridSettings) sendGridConfig() sendgrid.Config {
+func (s SendGridSettings) sendGridConfig() sendgrid.Config {
 	return sendgrid.Config{APIKey: s.SendGridAPIKey, BaseURL: s.SendGridBaseURL, From: s.SendGridFrom}
 }
 
@@ -248,7 +249,7 @@ func webAddress(s string) bool {
 }
 
 // publicURL is where links lead, without a slash at its end.
-func (s linkSettings) publicURL() string {
+func (s LinkSettings) publicURL() string {
 	if s.PublicURL != "" {
 		return strings.TrimRight(s.PublicURL, "/")
 	}
@@ -260,14 +261,14 @@ func (s linkSettings) publicURL() string {
 }
 
 // channels are those with credentials.
-func (s sendGridSettings) channels() []fanfare.Channel {
+func (s SendGridSettings) channels() []fanfare.Channel {
 	if s.SendGridAPIKey == "" {
 		return nil
 	}
 	return []fanfare.Channel{fanfare.Email}
 }
 
-func (s ledgerSettings) ledgerConfig(channels []fanfare.Channel) ledger.Config {
+func (s LedgerSettings) ledgerConfig(channels []fanfare.Channel) ledger.Config {
 	return ledger.Config{
 		Channels: channels, Expires: s.Expires, DoubtDeadline: s.DoubtDeadline,
 		DoubtPolicy: map[fanfare.Channel]ledger.Policy{fanfare.Email: s.DoubtEmail},

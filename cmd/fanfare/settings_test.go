@@ -1,0 +1,189 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	fanfare "github.com/fanfare-dev/fanfare"
+	"github.com/fanfare-dev/fanfare/ledger"
+)
+
+const hidden = "hush-hush"
+
+// secrets are settings in which every secret is the word hidden.
+func secrets() map[string]string {
+	return map[string]string{
+		"FANFARE_DATABASE_URL": "postgres://fanfare:" + hidden + "@db.example/fanfare",
+		"FANFARE_SECRET":       hidden,
+		"FANFARE_API_KEYS":     hidden + ", " + hidden,
+		"FANFARE_API_KEY":      hidden,
+		"SENDGRID_API_KEY":     hidden,
+		"SENDGRID_FROM":        "Blog <news@blog.example>",
+	}
+}
+
+func with(environ map[string]string, name, value string) map[string]string {
+	environ[name] = value
+	return environ
+}
+
+func problemsOf[T interface{ check(report) }](t *testing.T, environ map[string]string) []string {
+	t.Helper()
+	_, err := load[T](environ)
+	if err == nil {
+		return nil
+	}
+	var bad *settingsError
+	require.ErrorAs(t, err, &bad)
+	require.NotContains(t, err.Error(), hidden)
+	names := []string{}
+	for _, p := range bad.problems {
+		require.NotEmpty(t, p.Detail)
+		names = append(names, p.Field)
+	}
+	return names
+}
+
+func TestSettingsHaveDefaults(t *testing.T) {
+	t.Parallel()
+	s, err := load[workerSettings](secrets())
+	require.NoError(t, err)
+	require.Equal(t, "127.0.0.1:7233", s.TemporalAddress)
+	require.Equal(t, "fanfare", s.TemporalNamespace)
+	require.Equal(t, "http://127.0.0.1:8080", s.publicURL())
+	require.Equal(t, []time.Duration{time.Second, 3 * time.Second, 10 * time.Second, 30 * time.Second, 2 * time.Minute}, s.RetryFast)
+	require.Equal(t, ledger.Config{
+		Channels: []fanfare.Channel{fanfare.Email}, Expires: 24 * time.Hour, DoubtDeadline: 10 * time.Minute,
+		DoubtPolicy: map[fanfare.Channel]ledger.Policy{fanfare.Email: ledger.Resend},
+	}, s.ledgerConfig(s.channels()))
+
+	c, err := load[clientSettings](nil)
+	require.NoError(t, err)
+	require.Equal(t, clientSettings{APIURL: "http://127.0.0.1:8080", APIKey: "dev-key"}, c)
+}
+
+func TestSettingsAreRead(t *testing.T) {
+	t.Parallel()
+	environ := secrets()
+	for name, value := range map[string]string{
+		"FANFARE_LISTEN": "0.0.0.0:9000", "FANFARE_RETRY_FAST": "2s, 5m", "FANFARE_DOUBT_EMAIL": "hold", "FANFARE_DOUBT_DEADLINE": " 90s ",
+		"FANFARE_EXPIRES": "", "FANFARE_TEMPORAL_NAMESPACE": "other",
+	} {
+		environ[name] = value
+	}
+	w, err := load[workerSettings](environ)
+	require.NoError(t, err)
+	require.Equal(t, "http://127.0.0.1:9000", w.publicURL())
+	require.Equal(t, []time.Duration{2 * time.Second, 5 * time.Minute}, w.RetryFast)
+	require.Equal(t, ledger.Hold, w.DoubtEmail)
+	require.Equal(t, 90*time.Second, w.DoubtDeadline)
+	require.Equal(t, 24*time.Hour, w.Expires, "an empty value is none")
+	require.Equal(t, "other", w.TemporalNamespace)
+
+	s, err := load[serverSettings](with(environ, "FANFARE_PUBLIC_URL", "https://fanfare.example/"))
+	require.NoError(t, err)
+	require.Equal(t, []fanfare.Secret{hidden, hidden}, s.APIKeys)
+	require.Equal(t, "https://fanfare.example", s.publicURL())
+}
+
+func TestSettingsReportEverythingAtOnce(t *testing.T) {
+	t.Parallel()
+	wrong := map[string]string{
+		"FANFARE_DATABASE_URL": "postgres://u:" + hidden + "@h:99999/x", "FANFARE_TEMPORAL_ADDRESS": "localhost", "FANFARE_EXPIRES": "a day",
+		"FANFARE_DOUBT_EMAIL": "maybe", "FANFARE_DOUBT_DEADLINE": "-1s", "FANFARE_LISTEN": "8080", "FANFARE_PUBLIC_URL": "fanfare.example",
+		"FANFARE_RETRY_FAST": "1s,soon", "SENDGRID_API_KEY": hidden + " " + hidden, "SENDGRID_BASE_URL": "ftp://x", "SENDGRID_FROM": "nobody",
+		"FANFARE_TEMPORAL_UI_URL": "8233", "FANFARE_API_KEYS": hidden + ",,", "FANFARE_API_URL": "localhost:8080",
+	}
+	database := []string{"FANFARE_DATABASE_URL"}
+	books := []string{"FANFARE_DATABASE_URL", "FANFARE_DOUBT_DEADLINE", "FANFARE_DOUBT_EMAIL", "FANFARE_EXPIRES"}
+	links := []string{"FANFARE_LISTEN", "FANFARE_PUBLIC_URL", "FANFARE_SECRET", "FANFARE_TEMPORAL_ADDRESS"}
+	provider := []string{"SENDGRID_API_KEY", "SENDGRID_BASE_URL", "SENDGRID_FROM"}
+
+	require.Equal(t, database, problemsOf[migrateSettings](t, wrong))
+	require.Equal(t, append(books, "FANFARE_TEMPORAL_ADDRESS"), problemsOf[operatorSettings](t, wrong))
+	require.ElementsMatch(t, concat(books, links, []string{"FANFARE_API_KEYS", "FANFARE_TEMPORAL_UI_URL"}), problemsOf[serverSettings](t, wrong))
+	require.ElementsMatch(t, concat(books, links, provider, []string{"FANFARE_RETRY_FAST"}), problemsOf[workerSettings](t, wrong))
+	require.Equal(t, []string{"FANFARE_API_URL"}, problemsOf[clientSettings](t, wrong))
+}
+
+func concat(lists ...[]string) []string {
+	var all []string
+	for _, l := range lists {
+		all = append(all, l...)
+	}
+	return all
+}
+
+func TestSettingsThatAreMissing(t *testing.T) {
+	t.Parallel()
+	require.Equal(t, []string{"FANFARE_API_KEYS", "FANFARE_DATABASE_URL", "FANFARE_SECRET"}, problemsOf[serverSettings](t, nil))
+	require.Equal(t, []string{"FANFARE_DATABASE_URL", "FANFARE_SECRET"}, problemsOf[workerSettings](t, nil))
+	require.Equal(t, []string{"SENDGRID_FROM"}, problemsOf[workerSettings](t, with(secrets(), "SENDGRID_FROM", "")))
+	require.Nil(t, problemsOf[serverSettings](t, with(secrets(), "SENDGRID_FROM", "")), "the server sends nothing")
+	require.Nil(t, problemsOf[workerSettings](t, with(secrets(), "SENDGRID_API_KEY", "")), "email is off")
+	require.Equal(t, []string{"FANFARE_RETRY_FAST"}, problemsOf[workerSettings](t, with(secrets(), "FANFARE_RETRY_FAST", "1s,0s")))
+}
+
+func TestSecretsAreRedactedHoweverTheyArePrinted(t *testing.T) {
+	t.Parallel()
+	server, err := load[serverSettings](secrets())
+	require.NoError(t, err)
+	worker, err := load[workerSettings](secrets())
+	require.NoError(t, err)
+	client, err := load[clientSettings](secrets())
+	require.NoError(t, err)
+	for _, s := range []any{server, worker, client, &server, server.sendGridConfig(), migrateSettings{server.DatabaseSettings}, operatorSettings{DatabaseSettings: server.DatabaseSettings}} {
+		var text, asJSON bytes.Buffer
+		slog.New(slog.NewTextHandler(&text, nil)).Info("settings", "all", s)
+		slog.New(slog.NewJSONHandler(&asJSON, nil)).Info("settings", "all", s)
+		marshalled, err := json.Marshal(s)
+		require.NoError(t, err)
+		for _, printed := range []string{
+			fmt.Sprintf("%v", s), fmt.Sprintf("%+v", s), fmt.Sprintf("%#v", s), fmt.Sprint(s), string(marshalled), text.String(), asJSON.String(),
+		} {
+			require.Contains(t, printed, "redacted")
+			require.NotContains(t, printed, hidden)
+		}
+	}
+}
+
+func TestEnvFileCompletesTheEnvironment(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "env"), []byte("FANFARE_API_URL=http://file.example\nFANFARE_API_KEY=from-file\n"), 0o600))
+	a := &app{dataDir: dir, environ: map[string]string{"FANFARE_API_URL": "http://environment.example", "FANFARE_API_KEY": ""}}
+	s, err := settings[clientSettings](a)
+	require.NoError(t, err)
+	require.Equal(t, clientSettings{APIURL: "http://environment.example", APIKey: "from-file"}, s)
+
+	a.dataDir = t.TempDir()
+	s, err = settings[clientSettings](a)
+	require.NoError(t, err)
+	require.Equal(t, fanfare.Secret("dev-key"), s.APIKey, "without a file there are the defaults")
+}
+
+func TestWrongSettingsEndWithTwo(t *testing.T) {
+	t.Parallel()
+	for _, args := range [][]string{{"server"}, {"worker"}, {"migrate", "up"}, {"verify"}, {"recover"}} {
+		got := command(t, nil, "", args...)
+		require.Equal(t, 2, got.code, args)
+		require.Contains(t, got.err, "FANFARE_DATABASE_URL is missing; set it")
+		require.Empty(t, got.out)
+	}
+	got := command(t, with(secrets(), "SENDGRID_API_KEY", ""), "", "worker", "--channels", "email")
+	require.Equal(t, 2, got.code)
+	require.Contains(t, got.err, "--channels email: it is switched off; set SENDGRID_API_KEY and SENDGRID_FROM")
+	got = command(t, secrets(), "", "worker", "--channels", "fax")
+	require.Equal(t, 2, got.code)
+	require.Contains(t, got.err, "--channels fax: there is no such channel")
+	got = command(t, secrets(), "", "worker", "--batch-size", "0")
+	require.Equal(t, 2, got.code)
+}

@@ -1,0 +1,247 @@
+package main
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	fanfare "github.com/fanfare-dev/fanfare"
+	"github.com/fanfare-dev/fanfare/local"
+)
+
+// world is the settings that dev gives its children, over those of its own
+// environment. An empty value takes a setting away.
+type world map[string]string
+
+// environ is the whole environment of a child.
+func (w world) environ(ours map[string]string) []string {
+	pairs := []string{}
+	for name, value := range ours {
+		if _, given := w[name]; !given {
+			pairs = append(pairs, name+"="+value)
+		}
+	}
+	for name, value := range w {
+		if value != "" {
+			pairs = append(pairs, name+"="+value)
+		}
+	}
+	slices.Sort(pairs)
+	return pairs
+}
+
+// demoIgnores are the settings that would have a demo write into somebody's real
+// database or mail.
+func demoIgnores() []string {
+	return []string{
+		"FANFARE_DATABASE_URL", "FANFARE_TEMPORAL_ADDRESS", "FANFARE_TEMPORAL_UI_URL",
+		"SENDGRID_API_KEY", "SENDGRID_BASE_URL", "SENDGRID_FROM",
+	}
+}
+
+// prepare settles everything that can be settled before anything is started: the
+// settings, whether they are right, and the ports.
+func (d *dev) prepare() error {
+	d.own = world{}
+	if d.demo > 0 {
+		d.ignoreOthers()
+	}
+	for _, name := range []string{"FANFARE_DATABASE_URL", "FANFARE_TEMPORAL_ADDRESS"} {
+		if d.own[name] = d.environ[name]; d.own[name] != "" {
+			d.log.Info("using " + name + " of the environment")
+		}
+	}
+	host, err := d.takeListen()
+	if err != nil {
+		return err
+	}
+	if err := d.choosePorts(); err != nil {
+		return err
+	}
+	secret, err := local.EnvFile(d.envFile()).Secret()
+	if err != nil {
+		return err
+	}
+	keys := cmp.Or(d.environ["FANFARE_API_KEYS"], "dev-key")
+	first, _, _ := strings.Cut(keys, ",")
+	links := LinkSettings{Listen: net.JoinHostPort(host, d.ports.server.String())}
+	for name, value := range map[string]string{
+		"FANFARE_LISTEN":             links.Listen,
+		"FANFARE_PUBLIC_URL":         cmp.Or(d.environ["FANFARE_PUBLIC_URL"], links.publicURL()),
+		"FANFARE_API_URL":            links.publicURL(),
+		"FANFARE_API_KEYS":           keys,
+		"FANFARE_API_KEY":            strings.TrimSpace(first),
+		"FANFARE_SECRET":             cmp.Or(d.environ["FANFARE_SECRET"], secret),
+		"FANFARE_TEMPORAL_NAMESPACE": cmp.Or(d.environ["FANFARE_TEMPORAL_NAMESPACE"], "fanfare"),
+	} {
+		d.own[name] = value
+	}
+	if d.demo > 0 {
+		d.own["FANFARE_DOUBT_DEADLINE"] = cmp.Or(d.environ["FANFARE_DOUBT_DEADLINE"], demoDoubtDeadline)
+	}
+	d.useSandbox()
+	return d.checkSettings()
+}
+
+func (d *dev) envFile() string { return filepath.Join(d.dataDir, "env") }
+
+// ignoreOthers takes away what a demo must not touch, and says so.
+func (d *dev) ignoreOthers() {
+	environ := maps.Clone(d.environ)
+	var ignored []string
+	for _, name := range demoIgnores() {
+		if environ[name] != "" {
+			ignored = append(ignored, name)
+			delete(environ, name)
+		}
+	}
+	d.environ = environ
+	if len(ignored) > 0 {
+		d.log.Info("the demo ignores these settings of the environment", "names", strings.Join(ignored, ", "))
+	}
+}
+
+// takeListen makes FANFARE_LISTEN a port asked for, unless --port says otherwise,
+// and returns the host to listen on.
+func (d *dev) takeListen() (host string, err error) {
+	listen := d.environ["FANFARE_LISTEN"]
+	if listen == "" || d.ports.server.asked {
+		return "127.0.0.1", nil
+	}
+	host, text, err := net.SplitHostPort(listen)
+	number, numberErr := strconv.Atoi(text)
+	if errors.Join(err, numberErr) != nil {
+		return "", &settingsError{[]fanfare.Violation{{Field: "FANFARE_LISTEN", Detail: "must be host:port, such as 127.0.0.1:8080"}}}
+	}
+	d.ports.server.port, d.ports.server.asked = number, true
+	return host, nil
+}
+
+// choosePorts settles the ports of what is started here. What is run apart gets the
+// port it was given.
+func (d *dev) choosePorts() error {
+	var needed []*port
+	need := func(here bool, ports ...*port) {
+		if here {
+			needed = append(needed, ports...)
+		}
+	}
+	need(!d.noServer, &d.ports.server)
+	need(d.own["FANFARE_TEMPORAL_ADDRESS"] == "", &d.ports.temporal, &d.ports.temporalUI)
+	need(d.own["FANFARE_DATABASE_URL"] == "", &d.ports.postgres)
+	need(!d.noSandbox, &d.ports.sandbox)
+	return choose(d.log, needed...)
+}
+
+// useSandbox sends email to the sandbox, unless the environment has credentials.
+func (d *dev) useSandbox() {
+	if d.environ["SENDGRID_API_KEY"] != "" {
+		d.log.Warn("email goes out through the provider of the environment, for real", "setting", "SENDGRID_API_KEY")
+		return
+	}
+	d.own["SENDGRID_API_KEY"] = "sandbox"
+	d.own["SENDGRID_BASE_URL"] = cmp.Or(d.environ["SENDGRID_BASE_URL"], "http://"+d.ports.sandbox.address())
+	d.own["SENDGRID_FROM"] = cmp.Or(d.environ["SENDGRID_FROM"], "Fanfare <news@fanfare.example>")
+}
+
+// checkSettings reports everything wrong with the settings of server and worker,
+// before one of them is started.
+func (d *dev) checkSettings() error {
+	environ := map[string]string{"FANFARE_DATABASE_URL": "postgres://own"} // stands for the own one
+	for _, pair := range d.own.environ(d.environ) {
+		name, value, _ := strings.Cut(pair, "=")
+		environ[name] = value
+	}
+	_, serverErr := load[serverSettings](environ)
+	_, workerErr := load[workerSettings](environ)
+	var all settingsError
+	for _, err := range []error{serverErr, workerErr} {
+		var bad *settingsError
+		if err != nil && !errors.As(err, &bad) {
+			return err
+		}
+		if bad != nil {
+			all.problems = append(all.problems, bad.problems...)
+		}
+	}
+	if len(all.problems) == 0 {
+		return nil
+	}
+	slices.SortFunc(all.problems, func(a, b fanfare.Violation) int {
+		return cmp.Or(cmp.Compare(a.Field, b.Field), cmp.Compare(a.Detail, b.Detail))
+	})
+	all.problems = slices.Compact(all.problems)
+	return &all
+}
+
+// writeEnv leaves the settings for the other commands. Credentials of the
+// environment are not among them.
+func (d *dev) writeEnv() error { return local.EnvFile(d.envFile()).Write(d.own.given()) }
+
+func (w world) given() map[string]string {
+	given := map[string]string{}
+	for name, value := range w {
+		if value != "" {
+			given[name] = value
+		}
+	}
+	return given
+}
+
+// printBlock says where everything is.
+func (d *dev) printBlock() {
+	key := d.own["FANFARE_API_KEY"]
+	if d.environ["FANFARE_API_KEYS"] != "" {
+		key = "one of FANFARE_API_KEYS"
+	}
+	database := d.own["FANFARE_DATABASE_URL"]
+	if u, err := url.Parse(database); err == nil {
+		database = u.Redacted()
+	}
+	rows := [][2]string{
+		{"API", fmt.Sprintf("%s   (key: %s; described at /openapi.yaml)", d.own["FANFARE_API_URL"], key)},
+		{"Temporal Web UI", d.workflowsPage()},
+		{"Sandbox (the mail)", d.sandboxPage()},
+		{"Temporal", d.own["FANFARE_TEMPORAL_ADDRESS"]},
+		{"Database", database},
+		{"Processes", d.pids()},
+	}
+	fmt.Fprint(d.out, "\nFanfare is ready.\n\n")
+	for _, row := range rows {
+		if row[1] != "" {
+			fmt.Fprintf(d.out, "  %-20s%s\n", row[0], row[1])
+		}
+	}
+	fmt.Fprintf(d.out, "\nThe other commands find these settings in %s. Ctrl-C stops what was started here.\n\n", d.envFile())
+}
+
+func (d *dev) workflowsPage() string {
+	base := cmp.Or(d.own["FANFARE_TEMPORAL_UI_URL"], d.environ["FANFARE_TEMPORAL_UI_URL"])
+	if base == "" {
+		return "" // somebody else's Temporal; nobody said where its Web UI is
+	}
+	return strings.TrimRight(base, "/") + "/namespaces/" + url.PathEscape(d.own["FANFARE_TEMPORAL_NAMESPACE"]) + "/workflows"
+}
+
+func (d *dev) sandboxPage() string {
+	if d.noSandbox {
+		return ""
+	}
+	return "http://" + d.ports.sandbox.address() + "/"
+}
+
+func (d *dev) pids() string {
+	parts := []string{"dev " + strconv.Itoa(os.Getpid())}
+	for _, c := range d.children {
+		parts = append(parts, c.name+" "+strconv.Itoa(c.PID()))
+	}
+	return strings.Join(parts, ", ")
+}
