@@ -29,11 +29,13 @@ type Problem struct {
 
 // Verification is the answer of verify: what was counted again, row by row.
 // Duplicates are sends that were accepted twice; they are known because a
-// policy or a late answer made them, and they do not unbalance the books.
+// policy or a late answer made them, and they do not unbalance the books. Resent are
+// deliveries sent again by policy, without evidence: each of them may be a duplicate.
 type Verification struct {
 	OK         bool      `json:"ok"`
 	Checked    int       `json:"checked"` // publications
 	Duplicates int64     `json:"duplicates"`
+	Resent     int64     `json:"resent"`
 	Problems   []Problem `json:"problems"`
 }
 

@@ -11,7 +11,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -213,7 +212,7 @@ func (st *stack) count(sql string, args ...any) (n int64) {
 
 // settledByEvidence counts calls that a look-up settled.
 func (st *stack) settledByEvidence(id fanfare.PublicationID) int64 {
-	return st.count(`SELECT count(*) FROM calls WHERE publication_id = $1 AND outcome = 'accepted' AND evidence IS NOT NULL`, id)
+	return st.count(`SELECT count(*) FROM calls WHERE publication_id = $1 AND outcome = 'accepted' AND evidence LIKE '%Email Logs show%'`, id)
 }
 
 // ambiguous counts deliveries that were in doubt, resent those that were sent
@@ -261,17 +260,41 @@ func (o *output) Write(b []byte) (int, error) {
 	return o.lines.Write(b)
 }
 
-// explain shows, when a test failed, the last of what the processes printed.
+// explain shows, when a test failed, the calls as the ledger knows them and the
+// last of what the processes printed.
 func (st *stack) explain() {
 	if !st.t.Failed() {
 		return
 	}
+	st.t.Logf("the sandbox: %+v", st.sandbox.Stats())
+	st.explainCalls()
+	const times = "15:04:05.000"
+	for _, c := range st.sandbox.Calls(0, 50) {
+		st.t.Logf("call %s of %d arrived %s read %s answered %s: %d %s %s", c.ID, c.Messages, c.ArrivedAt.Format(times), c.ReadAt.Format(times), c.AnsweredAt.Format(times), c.Status, c.Fault, c.Error)
+	}
 	st.output.mu.Lock()
 	defer st.output.mu.Unlock()
-	text := st.output.lines.String()
-	const enough = 8000
-	st.t.Logf("what the processes printed, from the end:\n%s", text[max(0, len(text)-enough):])
-	if st.sandbox != nil {
-		st.t.Logf("the sandbox: %s", fmt.Sprintf("%+v", st.sandbox.Stats()))
+	var lines []string
+	for line := range strings.Lines(st.output.lines.String()) {
+		if !strings.Contains(line, "msg=request") { // the tests' own questions
+			lines = append(lines, line)
+		}
+	}
+	const enough = 60
+	st.t.Logf("what the processes printed last:\n%s", strings.Join(lines[max(0, len(lines)-enough):], ""))
+}
+
+func (st *stack) explainCalls() {
+	conn, err := pgx.Connect(context.Background(), st.database)
+	if err != nil {
+		return
+	}
+	defer conn.Close(context.Background())
+	var calls string
+	err = conn.QueryRow(context.Background(), `
+		SELECT string_agg(format('%s %s batch %s size %s claimed %s ended %s %s %s %s', call_id, p.key, batch, size, claimed_at::time, ended_at::time, outcome, detail, evidence), E'\n' ORDER BY claimed_at)
+		FROM calls JOIN publications p USING (publication_id)`).Scan(&calls)
+	if err == nil {
+		st.t.Logf("the calls:\n%s", calls)
 	}
 }

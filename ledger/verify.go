@@ -52,6 +52,7 @@ type counted struct {
 	Covered    int64 // sum of the batches' intended
 	Stray      int64 // deliveries whose attention row is missing or wrong
 	Duplicates int64 // accepted by a call, and by another one too
+	Resent     int64 // sent again by policy, without evidence
 	Finished   bool
 }
 
@@ -73,6 +74,7 @@ func (l *Ledger) verifyOne(ctx context.Context, id fanfare.PublicationID, v *fan
 		}
 		for _, c := range channels {
 			v.Duplicates += c.Duplicates
+			v.Resent += c.Resent
 			for _, sentence := range c.problems() {
 				v.Problems = append(v.Problems, fanfare.Problem{
 					Publication: id, Channel: c.Channel, Intended: c.Audience, Counted: c.Members, Sentence: sentence,
@@ -107,7 +109,7 @@ WITH member AS MATERIALIZED (
   SELECT p.publication_id, c.channel, p.audience, p.finished_at IS NOT NULL AS finished
   FROM publications p CROSS JOIN LATERAL unnest(p.channels) AS c (channel) WHERE p.publication_id = $1
 ), row AS MATERIALIZED (
-  SELECT d.channel, d.subscriber_number, d.batch, d.state, d.call_id FROM deliveries d WHERE d.publication_id = $1
+  SELECT d.channel, d.subscriber_number, d.batch, d.state, d.call_id, d.resends FROM deliveries d WHERE d.publication_id = $1
 ), by_batch AS (
   SELECT channel, batch, count(*) FILTER (WHERE state = 'sending') AS sending, count(*) FILTER (WHERE state = 'in_doubt') AS in_doubt,
     count(*) FILTER (WHERE state = 'sent') AS sent, count(*) FILTER (WHERE state = 'delivered') AS delivered,
@@ -132,5 +134,6 @@ SELECT c.channel, c.audience, (SELECT count(*) FROM member),
     JOIN row r ON r.channel = c.channel AND r.subscriber_number = t.subscriber_number AND r.call_id <> t.call_id
     JOIN calls cur ON cur.publication_id = $1 AND cur.call_id = r.call_id AND cur.outcome = 'accepted'
     WHERE t.publication_id = $1 AND t.channel = c.channel AND t.outcome <> 'rejected'),
+  (SELECT count(*) FROM row r WHERE r.channel = c.channel AND r.resends > 0),
   c.finished
 FROM channel c ORDER BY c.channel`

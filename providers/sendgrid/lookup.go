@@ -42,7 +42,8 @@ func (s *Sender) LookUp(ctx context.Context, call fanfare.CallID, _ time.Time) (
 	}
 	ours, err := s.carries(ctx, id, call)
 	if err != nil {
-		return fanfare.Sighting{}, fmt.Errorf("look up call %s at sendgrid: read message: %w", call, err)
+		// Not wrapped: the search has shown a message, so there is a look-up.
+		return fanfare.Sighting{}, fmt.Errorf("look up call %s at sendgrid: read message: %v", call, err) //nolint:errorlint // see above
 	}
 	if !ours {
 		return fanfare.Sighting{}, nil
@@ -92,15 +93,20 @@ func (s *Sender) carries(ctx context.Context, id string, call fanfare.CallID) (b
 	return message.CustomArgs[argCall] == string(call) || slices.Contains(message.Category, string(call)), err
 }
 
-// statusError is an answer other than 200. Those that will be the same next time
-// match fanfare.ErrNoLookUp.
+// statusError is an answer other than 200. Those by which SendGrid says that this
+// account has no Email Logs match fanfare.ErrNoLookUp. No other does, however
+// lasting it looks: a question that was refused for its form or its key must not
+// pass for one that cannot be asked, because then recipients are sent to again.
 type statusError int
 
 func (e statusError) Error() string { return fmt.Sprintf("status %d", int(e)) }
 
 func (e statusError) Is(target error) bool {
-	lasting := e/100 == 3 || e/100 == 4 && e != http.StatusRequestTimeout && e != http.StatusTooManyRequests
-	return lasting && target == fanfare.ErrNoLookUp
+	switch e {
+	case http.StatusPaymentRequired, http.StatusForbidden, http.StatusNotFound:
+		return target == fanfare.ErrNoLookUp
+	}
+	return false
 }
 
 // ask sends a question and reads the answer into out.

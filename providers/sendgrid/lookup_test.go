@@ -102,7 +102,8 @@ func TestLookUpShowsNothing(t *testing.T) {
 	}
 }
 
-// What will be the same next time ends the looking; everything else is asked again.
+// Only SendGrid's own word that there are no logs ends the looking: it lets the
+// policy send again. Everything else is asked again.
 func TestLookUpErrors(t *testing.T) {
 	t.Parallel()
 	hangUp := func(http.ResponseWriter, *http.Request) { silence() }
@@ -110,13 +111,13 @@ func TestLookUpErrors(t *testing.T) {
 		search, message func(http.ResponseWriter, *http.Request)
 		lasting         bool
 	}{
-		"query not understood":   {answer(400, refusal("query", "invalid query")), nil, true},
-		"key":                    {answer(401, ""), nil, true},
+		"query not understood":   {answer(400, refusal("query", "invalid query")), nil, false},
+		"key":                    {answer(401, ""), nil, false},
 		"to be paid for":         {answer(402, ""), nil, true},
 		"not for this key":       {answer(403, refusal("", "access forbidden")), nil, true},
 		"not there":              {answer(404, htmlPage), nil, true},
-		"not for this method":    {answer(405, ""), nil, true},
-		"moved":                  {answer(301, ""), nil, true},
+		"not for this method":    {answer(405, ""), nil, false},
+		"moved":                  {answer(301, ""), nil, false},
 		"request time-out":       {answer(408, ""), nil, false},
 		"throttled":              {answer(429, ""), nil, false},
 		"failed":                 {answer(500, ""), nil, false},
@@ -128,7 +129,7 @@ func TestLookUpErrors(t *testing.T) {
 		"message throttled":      {answer(200, found), answer(429, ""), false},
 		"message hung up":        {answer(200, found), hangUp, false},
 		"message not JSON":       {answer(200, found), answer(200, "x"), false},
-		"message forbidden":      {answer(200, found), answer(403, ""), true},
+		"message forbidden":      {answer(200, found), answer(403, ""), false},
 	} {
 		if tc.message == nil {
 			tc.message = answer(500, "")
