@@ -106,7 +106,7 @@ func transport(t *testing.T) *http.Transport {
 	return base
 }
 
-func post(t *testing.T, ctx context.Context, url string, header int) *http.Request {
+func post(ctx context.Context, t *testing.T, url string, header int) *http.Request {
 	t.Helper()
 	r, err := http.NewRequestWithContext(ctx, http.MethodPost, url, strings.NewReader("beginning and the end"))
 	require.NoError(t, err)
@@ -145,7 +145,7 @@ func TestGateRefusesAtTheDoor(t *testing.T) {
 	l := testLease()
 	lapse(l)
 	body := &closing{Reader: strings.NewReader("x")}
-	r := post(t, WithLease(t.Context(), l), "http://nowhere.example", 0)
+	r := post(WithLease(t.Context(), l), t, "http://nowhere.example", 0)
 	r.Body = body
 	_, err := GatedTransport{Base: roundTrip(func(*http.Request) (*http.Response, error) {
 		return nil, errors.New("must not be asked")
@@ -164,7 +164,7 @@ func TestGateWritesNothingOnceTheLeaseHasRunOut(t *testing.T) {
 			t.Parallel()
 			w, base, l := newWire(t), transport(t), testLease()
 			ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{GetConn: func(string) { lapse(l) }})
-			err := do(t, base, post(t, WithLease(ctx, l), w.url(), header))
+			err := do(t, base, post(WithLease(ctx, l), t, w.url(), header))
 			require.ErrorIs(t, err, ErrTooLate)
 			require.False(t, l.Written())
 			require.Empty(t, <-w.ended)
@@ -172,9 +172,9 @@ func TestGateWritesNothingOnceTheLeaseHasRunOut(t *testing.T) {
 		t.Run(name+", on a connection that was idle", func(t *testing.T) {
 			t.Parallel()
 			w, base, l := newWire(t), transport(t), testLease()
-			require.NoError(t, do(t, base, post(t, WithLease(t.Context(), testLease()), w.url(), 0)))
+			require.NoError(t, do(t, base, post(WithLease(t.Context(), testLease()), t, w.url(), 0)))
 			ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{GetConn: func(string) { lapse(l) }})
-			err := do(t, base, post(t, WithLease(ctx, l), w.url(), header))
+			err := do(t, base, post(WithLease(ctx, l), t, w.url(), header))
 			require.ErrorIs(t, err, ErrTooLate)
 			require.False(t, l.Written())
 			require.Equal(t, 1, strings.Count(string(<-w.ended), "POST "), "the first request, and nothing of the second")
@@ -192,7 +192,7 @@ func TestGateKeepsTheBodyBack(t *testing.T) {
 			t.Parallel()
 			w, base, l := newWire(t), transport(t), testLease()
 			ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{WroteHeaders: func() { lapse(l) }})
-			err := do(t, base, post(t, WithLease(ctx, l), w.url(), header))
+			err := do(t, base, post(WithLease(ctx, l), t, w.url(), header))
 			require.ErrorIs(t, err, ErrTooLate)
 			require.False(t, l.Written())
 			got := string(<-w.ended)
@@ -225,6 +225,7 @@ func TestGateAgainstRealServers(t *testing.T) {
 	t.Parallel()
 	for _, proto := range []string{"HTTP/1.1", "HTTP/2.0"} {
 		start := func(t *testing.T) (*counting, string, *http.Transport) {
+			t.Helper()
 			c := &counting{}
 			s := httptest.NewUnstartedServer(c)
 			s.EnableHTTP2 = proto == "HTTP/2.0"
@@ -232,7 +233,7 @@ func TestGateAgainstRealServers(t *testing.T) {
 			s.StartTLS()
 			t.Cleanup(s.Close)
 			base := s.Client().Transport.(*http.Transport)
-			require.NoError(t, do(t, base, post(t, WithLease(t.Context(), testLease()), s.URL, 0)))
+			require.NoError(t, do(t, base, post(WithLease(t.Context(), testLease()), t, s.URL, 0)))
 			require.Contains(t, c.peer.Load(), proto)
 			return c, s.URL, base
 		}
@@ -243,10 +244,10 @@ func TestGateAgainstRealServers(t *testing.T) {
 			for _, header := range []int{0, 64 << 10} {
 				l := testLease()
 				ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{GetConn: func(string) { lapse(l) }})
-				require.ErrorIs(t, do(t, base, post(t, WithLease(ctx, l), url, header)), ErrTooLate)
+				require.ErrorIs(t, do(t, base, post(WithLease(ctx, l), t, url, header)), ErrTooLate)
 				require.False(t, l.Written())
 			}
-			require.NoError(t, do(t, base, post(t, WithLease(t.Context(), testLease()), url, 0)))
+			require.NoError(t, do(t, base, post(WithLease(t.Context(), testLease()), t, url, 0)))
 			require.EqualValues(t, 2, c.arrived.Load(), "the first and the last request, and nothing between")
 			if proto == "HTTP/2.0" {
 				require.Equal(t, peer, c.peer.Load(), "others share the connection: it must stay open")
@@ -257,7 +258,7 @@ func TestGateAgainstRealServers(t *testing.T) {
 			c, url, base := start(t)
 			l := testLease()
 			ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{WroteHeaders: func() { lapse(l) }})
-			require.ErrorIs(t, do(t, base, post(t, WithLease(ctx, l), url, 0)), ErrTooLate)
+			require.ErrorIs(t, do(t, base, post(WithLease(ctx, l), t, url, 0)), ErrTooLate)
 			require.False(t, l.Written())
 			require.Eventually(t, func() bool { return c.cut.Load() == c.arrived.Load()-1 }, 10*time.Second, time.Millisecond)
 			require.EqualValues(t, 1, c.acted.Load(), "the provider must not act on headers alone")
@@ -290,7 +291,7 @@ func TestGateHoldsWhenTheTransportTriesAgain(t *testing.T) {
 				conn, err := (&net.Dialer{}).DialContext(ctx, network, addr)
 				return brokenOnce{conn, broken}, err
 			}
-			require.NoError(t, do(t, base, post(t, WithLease(t.Context(), testLease()), w.url(), 0)))
+			require.NoError(t, do(t, base, post(WithLease(t.Context(), testLease()), t, w.url(), 0)))
 			broken.Store(true)
 			l, tries := testLease(), 0
 			ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{GetConn: func(string) {
@@ -298,7 +299,7 @@ func TestGateHoldsWhenTheTransportTriesAgain(t *testing.T) {
 					lapse(l)
 				}
 			}})
-			err := do(t, base, post(t, WithLease(ctx, l), w.url(), 0))
+			err := do(t, base, post(WithLease(ctx, l), t, w.url(), 0))
 			require.Equal(t, 2, tries)
 			base.CloseIdleConnections()
 			got := string(<-w.ended) + string(<-w.ended) // two connections, ended in either order
@@ -327,7 +328,7 @@ func reads(t *testing.T, l *Lease, r *http.Request, f func(r *http.Request)) err
 func TestWrittenMeansTheWholeBody(t *testing.T) {
 	t.Parallel()
 	l := testLease()
-	err := reads(t, l, post(t, t.Context(), "http://nowhere.example", 0), func(r *http.Request) {
+	err := reads(t, l, post(t.Context(), t, "http://nowhere.example", 0), func(r *http.Request) {
 		body := iotest.OneByteReader(r.Body)
 		for range r.ContentLength - 1 {
 			_, err := body.Read(make([]byte, 8))
@@ -346,7 +347,7 @@ func TestWrittenOfUnknownLength(t *testing.T) {
 	t.Parallel()
 	for _, length := range []int64{-1, 0} { // to a client, 0 beside a body means unknown too
 		l := testLease()
-		r := post(t, t.Context(), "http://nowhere.example", 0)
+		r := post(t.Context(), t, "http://nowhere.example", 0)
 		r.ContentLength = length
 		err := reads(t, l, r, func(r *http.Request) {
 			require.False(t, l.Written())
@@ -361,7 +362,7 @@ func TestWrittenOfUnknownLength(t *testing.T) {
 func TestGateCutsABodyAtTheEndOfTheLease(t *testing.T) {
 	t.Parallel()
 	l := testLease()
-	err := reads(t, l, post(t, t.Context(), "http://nowhere.example", 0), func(r *http.Request) {
+	err := reads(t, l, post(t.Context(), t, "http://nowhere.example", 0), func(r *http.Request) {
 		_, err := r.Body.Read(make([]byte, 4))
 		require.NoError(t, err)
 		l.begin = 0
@@ -379,7 +380,7 @@ func TestGateCutsABodyAtTheEndOfTheLease(t *testing.T) {
 func TestGateChecksARepeatedBody(t *testing.T) {
 	t.Parallel()
 	l := testLease()
-	err := reads(t, l, post(t, t.Context(), "http://nowhere.example", 0), func(r *http.Request) {
+	err := reads(t, l, post(t.Context(), t, "http://nowhere.example", 0), func(r *http.Request) {
 		_, err := io.ReadAll(r.Body)
 		require.NoError(t, err)
 		lapse(l)
@@ -399,7 +400,7 @@ func TestGateLeavesOthersAlone(t *testing.T) {
 	empty, err := http.NewRequestWithContext(WithLease(t.Context(), l), http.MethodPost, "http://nowhere.example", http.NoBody)
 	require.NoError(t, err)
 	for name, r := range map[string]*http.Request{
-		"no lease": post(t, t.Context(), "http://nowhere.example", 0),
+		"no lease": post(t.Context(), t, "http://nowhere.example", 0),
 		"no body":  empty,
 	} {
 		_, err := GatedTransport{Base: roundTrip(func(got *http.Request) (*http.Response, error) {
@@ -414,7 +415,7 @@ func TestGateLeavesOthersAlone(t *testing.T) {
 func TestGatePassesErrorsOn(t *testing.T) {
 	t.Parallel()
 	broken := errors.New("broken")
-	r := post(t, WithLease(t.Context(), testLease()), "http://nowhere.example", 0)
+	r := post(WithLease(t.Context(), testLease()), t, "http://nowhere.example", 0)
 	_, err := GatedTransport{Base: roundTrip(func(*http.Request) (*http.Response, error) { return nil, broken })}.RoundTrip(r)
 	require.Same(t, broken, err)
 }

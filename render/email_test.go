@@ -22,10 +22,10 @@ func article() fanfare.Content {
 	return fanfare.Content{
 		Title:   "Why the tide tables were wrong",
 		URL:     "https://blog.example/writer-1/tide-tables?utm_source=mail&n=1",
-		Summary: "A harbour master, a rounding error and forty years of wet feet.",
-		Body: "For forty years the printed tables of the old harbour were eleven minutes late.\n" +
+		Summary: "A harbor master, a rounding error and forty years of wet feet.",
+		Body: "For forty years the printed tables of the old harbor were eleven minutes late.\n" +
 			"Nobody noticed, because everybody knew.\n\n" +
-			"Then the harbour master retired, and the new one trusted the book.",
+			"Then the harbor master retired, and the new one trusted the book.",
 	}
 }
 

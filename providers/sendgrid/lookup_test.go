@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/stretchr/testify/require"
 
 	"github.com/fanfare-dev/fanfare"
@@ -25,8 +26,7 @@ func logs(t *testing.T, search, message func(w http.ResponseWriter, r *http.Requ
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /v3/logs", search)
 	mux.HandleFunc("GET /v3/logs/{id}", message)
-	s, _ := provider(t, mux.ServeHTTP)
-	return s
+	return provider(t, mux.ServeHTTP)
 }
 
 func answer(status int, body string) func(http.ResponseWriter, *http.Request) {
@@ -53,7 +53,7 @@ func TestLookUpAsksByCategory(t *testing.T) {
 			"query": `categories IN ('` + string(callID) + `')`,
 			"limit": 1.0,
 		}
-		if r.Header.Get("Authorization") != "Bearer SG.the-key" || !equalJSON(asked, want) {
+		if r.Header.Get("Authorization") != "Bearer SG.the-key" || !cmp.Equal(asked, want) {
 			t.Errorf("asked %v", asked)
 		}
 		_, _ = io.WriteString(w, found)
@@ -66,12 +66,6 @@ func TestLookUpAsksByCategory(t *testing.T) {
 	sighting, err := s.LookUp(t.Context(), callID, began)
 	require.NoError(t, err)
 	require.Equal(t, fanfare.Sighting{Seen: true, Evidence: "SendGrid's Email Logs show message Xj5LmNkWSOqRbdvOpR34BA of this call"}, sighting)
-}
-
-func equalJSON(a, b map[string]any) bool {
-	x, _ := json.Marshal(a)
-	y, _ := json.Marshal(b)
-	return string(x) == string(y)
 }
 
 func TestLookUpNeedsOurCallID(t *testing.T) {

@@ -94,10 +94,9 @@ func refused(out fanfare.Outcome, body string, to []fanfare.Recipient) fanfare.R
 	_ = json.Unmarshal([]byte(body), &answer)
 	detail := "SendGrid refuses the request and does not say why"
 	rejected := map[int]fanfare.Outcome{}
-	worst, about := unknown, unknown
+	worst := unknown
 	for i, p := range answer.Errors {
-		var n int
-		about, n = whose(p.Field, len(to))
+		about, n := whose(p.Field, len(to))
 		sentence := "SendGrid refuses the request: " + p.explain(to)
 		if about == recipient {
 			rejected[n] = fanfare.Outcome{Kind: fanfare.OutcomeRejected, Code: out.Code, Detail: sentence}
@@ -183,7 +182,7 @@ func retryAfter(header http.Header, now time.Time, fallback time.Duration) time.
 	if at, err := http.ParseTime(asked); err == nil {
 		return within(at.Sub(now))
 	}
-	if reset, err := strconv.ParseUint(header.Get("X-RateLimit-Reset"), 10, 40); err == nil {
+	if reset, err := strconv.ParseUint(header.Get("X-Ratelimit-Reset"), 10, 40); err == nil {
 		return within(time.Unix(int64(reset), 0).Sub(now))
 	}
 	return fallback

@@ -33,8 +33,7 @@ func (s *Sender) Send(ctx context.Context, call fanfare.Call) fanfare.Reply {
 // unanswered judges a call that got no answer by how far it came. Without a lease
 // nobody noted that, and the worst is assumed.
 func unanswered(lease *fanfare.Lease, err error) fanfare.Outcome {
-	var outer *url.Error
-	if errors.As(err, &outer) {
+	if outer, ok := errors.AsType[*url.Error](err); ok {
 		err = outer.Err // without method and URL
 	}
 	why := scrub(err.Error(), nil)

@@ -53,13 +53,13 @@ func call(recipients int) fanfare.Call {
 }
 
 // provider is a SendGrid whose handler the test writes.
-func provider(t *testing.T, handler http.HandlerFunc) (*sendgrid.Sender, string) {
+func provider(t *testing.T, handler http.HandlerFunc) *sendgrid.Sender {
 	t.Helper()
 	server := httptest.NewUnstartedServer(handler)
 	server.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, 0)
 	server.Start()
 	t.Cleanup(server.Close)
-	return sender(t, server.URL), server.URL
+	return sender(t, server.URL)
 }
 
 func sender(t *testing.T, url string) *sendgrid.Sender {
@@ -81,7 +81,7 @@ func leased(t *testing.T) (context.Context, *fanfare.Lease) {
 }
 
 // taken reads a request whole, as a provider does before it acts.
-func taken(t *testing.T, r *http.Request) []byte {
+func taken(r *http.Request) []byte {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
 		panic(http.ErrAbortHandler)
@@ -140,8 +140,8 @@ func TestSendRequest(t *testing.T) {
 		body   []byte
 	}
 	requests := make(chan seen, 1)
-	s, _ := provider(t, func(w http.ResponseWriter, r *http.Request) {
-		requests <- seen{r.Method + " " + r.URL.String(), r.Header, taken(t, r)}
+	s := provider(t, func(w http.ResponseWriter, r *http.Request) {
+		requests <- seen{r.Method + " " + r.URL.String(), r.Header, taken(r)}
 		w.Header().Set("X-Message-Id", "Xj5LmNkWSOqRbdvOpR34BA")
 		w.WriteHeader(http.StatusAccepted)
 	})
@@ -172,8 +172,8 @@ func TestSendRequest(t *testing.T) {
 func TestSendLeavesEmptyPartsOut(t *testing.T) {
 	t.Parallel()
 	bodies := make(chan []byte, 1)
-	s, _ := provider(t, func(w http.ResponseWriter, r *http.Request) {
-		bodies <- taken(t, r)
+	s := provider(t, func(w http.ResponseWriter, r *http.Request) {
+		bodies <- taken(r)
 		w.WriteHeader(http.StatusAccepted)
 	})
 	c := call(1)
@@ -198,7 +198,13 @@ func refusal(fieldsAndMessages ...string) string {
 		}
 		all = append(all, e)
 	}
-	body, _ := json.Marshal(map[string]any{"errors": all, "id": "x"})
+	body, err := json.Marshal(struct {
+		Errors []entry `json:"errors"`
+		ID     string  `json:"id"`
+	}{all, "x"})
+	if err != nil {
+		panic(err)
+	}
 	return string(body)
 }
 
@@ -288,9 +294,9 @@ func TestSendAnswers(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			var requests atomic.Int64
-			s, _ := provider(t, func(w http.ResponseWriter, r *http.Request) {
+			s := provider(t, func(w http.ResponseWriter, r *http.Request) {
 				requests.Add(1)
-				taken(t, r)
+				taken(r)
 				for k, v := range tc.header {
 					w.Header().Set(k, v)
 				}
@@ -330,8 +336,8 @@ func TestSendAnswerBreaksOff(t *testing.T) {
 		202: fanfare.OutcomeAmbiguous, 400: fanfare.OutcomeReleased, 401: fanfare.OutcomeUnavailable,
 		429: fanfare.OutcomeThrottled, 503: fanfare.OutcomeUnavailable, 500: fanfare.OutcomeAmbiguous,
 	} {
-		s, _ := provider(t, func(w http.ResponseWriter, r *http.Request) {
-			taken(t, r)
+		s := provider(t, func(w http.ResponseWriter, r *http.Request) {
+			taken(r)
 			w.Header().Set("Content-Length", "100")
 			w.WriteHeader(status)
 			_, _ = io.WriteString(w, `{"errors":[`)
@@ -349,8 +355,8 @@ func TestSendCutAfterTheRequestIsInDoubt(t *testing.T) {
 	t.Parallel()
 	t.Run("closed", func(t *testing.T) {
 		t.Parallel()
-		s, _ := provider(t, func(_ http.ResponseWriter, r *http.Request) {
-			taken(t, r)
+		s := provider(t, func(_ http.ResponseWriter, r *http.Request) {
+			taken(r)
 			silence()
 		})
 		ctx, lease := leased(t)
@@ -366,8 +372,8 @@ func TestSendCutAfterTheRequestIsInDoubt(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			arrived, leave := make(chan struct{}), make(chan struct{})
-			s, _ := provider(t, func(_ http.ResponseWriter, r *http.Request) {
-				taken(t, r)
+			s := provider(t, func(_ http.ResponseWriter, r *http.Request) {
+				taken(r)
 				close(arrived)
 				<-leave
 			})
@@ -424,7 +430,7 @@ func TestSendNotReached(t *testing.T) {
 
 func TestSendCancelledBeforeTheRequest(t *testing.T) {
 	t.Parallel()
-	s, _ := provider(t, func(http.ResponseWriter, *http.Request) { t.Error("must not be called") })
+	s := provider(t, func(http.ResponseWriter, *http.Request) { t.Error("must not be called") })
 	ctx, lease := leased(t)
 	ctx, cancel := context.WithCancel(ctx)
 	cancel()
@@ -456,7 +462,7 @@ func TestSendLeaseEndsWhileTheBodyIsWritten(t *testing.T) {
 	t.Parallel()
 	lease := fanfare.NewLease(callID, time.Now(), time.Hour, 500*time.Millisecond)
 	whole := make(chan bool, 1)
-	s, _ := provider(t, func(_ http.ResponseWriter, r *http.Request) {
+	s := provider(t, func(_ http.ResponseWriter, r *http.Request) {
 		<-time.After(time.Until(lease.Deadline()) + 10*time.Millisecond)
 		_, err := io.Copy(io.Discard, r.Body)
 		whole <- err == nil
@@ -473,7 +479,7 @@ func TestSendLeaseEndsWhileTheBodyIsWritten(t *testing.T) {
 // What can be known without asking is not asked.
 func TestSendRefusesWhatCannotBe(t *testing.T) {
 	t.Parallel()
-	s, _ := provider(t, func(http.ResponseWriter, *http.Request) { t.Error("must not be called") })
+	s := provider(t, func(http.ResponseWriter, *http.Request) { t.Error("must not be called") })
 	ctx, _ := leased(t)
 	reply := s.Send(ctx, call(1001))
 	require.True(t, reply.Split)
@@ -509,8 +515,8 @@ func TestSendDetailsHoldNothingPersonal(t *testing.T) {
 		strings.Repeat("ñ", 4000):                                              strings.Repeat("ñ", 84) + "…",
 		"J\xffrg@readers.example " + strings.Repeat("reader@x.example ", 1000): "…",
 	} {
-		s, _ := provider(t, func(w http.ResponseWriter, r *http.Request) {
-			taken(t, r)
+		s := provider(t, func(w http.ResponseWriter, r *http.Request) {
+			taken(r)
 			w.WriteHeader(http.StatusBadRequest)
 			_, _ = io.WriteString(w, refusal("personalizations.1.to.0.email", message))
 		})
