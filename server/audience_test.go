@@ -26,7 +26,7 @@ func TestTopics(t *testing.T) {
 		"/v1/topics/writer-3":                    {`{}`, "name"},
 		"/v1/topics/writer-4":                    {`{"name": " "}`, "name"},
 		"/v1/topics/writer-5":                    {`{"name": "two\nlines"}`, "name"},
-		"/v1/topics/writer-6":                    {`{"name": "x", "colour": "red"}`, "colour"},
+		"/v1/topics/writer-6":                    {`{"name": "x", "shade": "red"}`, "shade"},
 		"/v1/topics/two%20words":                 {`{"name": "x"}`, "topic"},
 		"/v1/topics/%2541":                       {`{"name": "x"}`, "topic"},
 		"/v1/topics/" + strings.Repeat("t", 201): {`{"name": "x"}`, "topic"},

@@ -12,9 +12,10 @@ import (
 	"github.com/fanfare-dev/fanfare/server/api"
 )
 
-func TestDeliveries(t *testing.T) {
-	t.Parallel()
-	r := start(t)
+// withDeliveries publishes to 25 people: the first unsubscribed, the second is
+// refused by the provider, the third was erased.
+func withDeliveries(t *testing.T, r *running) fanfare.PublicationID {
+	t.Helper()
 	id := publish(t, r, "article-1")
 	ended := testNow.Add(time.Second)
 	for i := 1; i <= 25; i++ {
@@ -34,6 +35,13 @@ func TestDeliveries(t *testing.T) {
 		}
 		r.ledger.deliveries = append(r.ledger.deliveries, d)
 	}
+	return id
+}
+
+func TestDeliveries(t *testing.T) {
+	t.Parallel()
+	r := start(t)
+	id := withDeliveries(t, r)
 	list := "/v1/publications/" + string(id) + "/deliveries"
 	var seen []string
 	for path, pages := list+"?limit=10&channel=email", 0; path != ""; pages++ {

@@ -63,7 +63,7 @@ func (i *importing) ImportSubscribers(c echo.Context, topic fanfare.Topic) error
 		return err
 	}
 	if err != nil {
-		return &cutImport{err: err, report: report}
+		return &cutImportError{err: err, report: report}
 	}
 	return c.JSON(http.StatusOK, mergeReports(report, source.rejected))
 }
@@ -163,17 +163,17 @@ func (s *importSource) read(line []byte) (fanfare.Subscriber, error) {
 	return subscriber, nil
 }
 
-// cutImport is an import that did not reach its end.
-type cutImport struct {
+// cutImportError is an import that did not reach its end.
+type cutImportError struct {
 	err    error
 	report fanfare.ImportReport
 }
 
-func (c *cutImport) Error() string { return c.err.Error() }
-func (c *cutImport) Unwrap() error { return c.err }
+func (c *cutImportError) Error() string { return c.err.Error() }
+func (c *cutImportError) Unwrap() error { return c.err }
 
 // taken says what was committed before the cut and what to do.
-func (c *cutImport) taken() string {
+func (c *cutImportError) taken() string {
 	r := c.report
 	return fmt.Sprintf("%d lines were taken before (%d created, %d updated, %d unchanged). Send all lines again: those stay as they are and the rest is added.",
 		r.Created+r.Updated+r.Unchanged, r.Created, r.Updated, r.Unchanged)

@@ -2,7 +2,6 @@ package server
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -48,7 +47,7 @@ func BenchmarkImportLines(b *testing.B) {
 				source.parse, err = with.format(source.lines)
 				require.NoError(b, err)
 				for !errors.Is(err, io.EOF) {
-					_, err = source.next(context.Background())
+					_, err = source.next(b.Context())
 				}
 				require.Zero(b, source.rejected.RejectedCount, source.rejected.Rejected)
 			}

@@ -92,8 +92,7 @@ func parseJSONLine(line []byte) (fanfare.Subscriber, error) {
 }
 
 func jsonLineError(err error) error {
-	var wrongType *json.UnmarshalTypeError
-	if errors.As(err, &wrongType) {
+	if wrongType, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
 		if wrongType.Field == "" {
 			return errors.New("is not a JSON object")
 		}
@@ -107,8 +106,7 @@ func jsonLineError(err error) error {
 		}
 		return errors.New("has a field that is none of a subscriber")
 	}
-	var syntax *json.SyntaxError
-	if errors.As(err, &syntax) {
+	if syntax, ok := errors.AsType[*json.SyntaxError](err); ok {
 		return fmt.Errorf("is not valid JSON: %w", syntax)
 	}
 	return errors.New("is not valid JSON")

@@ -95,8 +95,7 @@ func problemOf(err error) problem {
 			return p
 		}
 	}
-	var routed *echo.HTTPError
-	if errors.As(err, &routed) {
+	if routed, ok := errors.AsType[*echo.HTTPError](err); ok {
 		switch routed.Code {
 		case http.StatusNotFound:
 			return problem{status: routed.Code, code: api.ProblemCodeNotFound, title: "Not found", detail: "There is nothing at this address; /openapi.yaml describes what there is."}
@@ -110,21 +109,19 @@ func problemOf(err error) problem {
 // detailOf says what happened this time. Errors of the domain carry ids, never
 // personal data, so that their words may be told.
 func detailOf(p problem, err error) string {
-	var invalid *fanfare.InvalidError
-	var conflict *fanfare.ConflictError
-	var cut *cutImport
-	detail := p.detail
-	switch {
-	case errors.As(err, &invalid):
+	if invalid, ok := errors.AsType[*fanfare.InvalidError](err); ok {
 		return summary(invalid.Violations)
-	case errors.As(err, &conflict):
+	}
+	if conflict, ok := errors.AsType[*fanfare.ConflictError](err); ok {
 		return conflict.Error()
-	case errors.As(err, &cut):
-		return detail + " " + cut.taken()
-	case detail == "":
+	}
+	if cut, ok := errors.AsType[*cutImportError](err); ok {
+		return p.detail + " " + cut.taken()
+	}
+	if p.detail == "" {
 		return strings.TrimSuffix(err.Error(), ": "+p.err.Error())
 	}
-	return detail
+	return p.detail
 }
 
 func summary(violations []fanfare.Violation) string {
@@ -141,12 +138,11 @@ func summary(violations []fanfare.Violation) string {
 // violationsOf lists the offending fields: what is wrong with each, or that it
 // differs from the publication that has the key.
 func violationsOf(err error) []fanfare.Violation {
-	var invalid *fanfare.InvalidError
-	if errors.As(err, &invalid) {
+	if invalid, ok := errors.AsType[*fanfare.InvalidError](err); ok {
 		return invalid.Violations
 	}
-	var conflict *fanfare.ConflictError
-	if !errors.As(err, &conflict) {
+	conflict, ok := errors.AsType[*fanfare.ConflictError](err)
+	if !ok {
 		return nil
 	}
 	violations := make([]fanfare.Violation, len(conflict.Fields))

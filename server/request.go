@@ -1,7 +1,9 @@
 package server
 
 import (
+	"context"
 	"crypto/rand"
+	"errors"
 	"log/slog"
 	"net/http"
 	"regexp"
@@ -72,6 +74,7 @@ func observe(log *slog.Logger) echo.MiddlewareFunc {
 			}
 			level := slog.LevelInfo
 			switch {
+			case errors.Is(err, context.Canceled): // the client left
 			case status >= http.StatusInternalServerError && err != nil:
 				level = slog.LevelError
 				attrs = append(attrs, slog.String("error", err.Error()))

@@ -36,6 +36,8 @@ import (
 	"github.com/fanfare-dev/fanfare/server/api"
 )
 
+//go:generate go run github.com/oapi-codegen/oapi-codegen/v2/cmd/oapi-codegen@v2.8.2 -config api/config.yaml openapi.yaml
+
 //go:embed openapi.yaml
 var description []byte
 

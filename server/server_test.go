@@ -19,6 +19,7 @@ import (
 	"github.com/getkin/kin-openapi/openapi3filter"
 	"github.com/getkin/kin-openapi/routers"
 	"github.com/getkin/kin-openapi/routers/legacy"
+	"github.com/labstack/echo/v4"
 	"github.com/stretchr/testify/require"
 
 	fanfare "github.com/fanfare-dev/fanfare"
@@ -74,7 +75,7 @@ func start(t *testing.T, options ...option) *running {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	r.base = "http://" + listener.Addr().String()
-	ctx, stop := context.WithCancel(context.Background())
+	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
 	r.stop = stop
 	go func() { r.served <- server.Serve(ctx, listener) }()
 	t.Cleanup(stop)
@@ -104,7 +105,7 @@ func (a answer) problem(t *testing.T) api.Problem {
 	var p api.Problem
 	require.NoError(t, json.Unmarshal(a.body, &p))
 	require.Equal(t, a.status, p.Status)
-	require.Equal(t, a.header.Get("X-Request-Id"), p.RequestId)
+	require.Equal(t, a.header.Get(echo.HeaderXRequestID), p.RequestId)
 	return p
 }
 
@@ -128,8 +129,18 @@ func header(name, value string) edit {
 // answer against the description.
 func (r *running) send(t *testing.T, method, path, body string, edits ...edit) answer {
 	t.Helper()
-	request, err := http.NewRequestWithContext(t.Context(), method, r.base+path, strings.NewReader(body))
+	request, got, err := r.try(t.Context(), method, path, body, edits...)
 	require.NoError(t, err)
+	r.hold(t, request, got)
+	return got
+}
+
+// try is send without a judgement, for other goroutines than the test's.
+func (r *running) try(ctx context.Context, method, path, body string, edits ...edit) (*http.Request, answer, error) {
+	request, err := http.NewRequestWithContext(ctx, method, r.base+path, strings.NewReader(body))
+	if err != nil {
+		return request, answer{}, err
+	}
 	request.Header.Set("Authorization", "Bearer "+testKey)
 	if body != "" {
 		request.Header.Set("Content-Type", "application/json")
@@ -138,13 +149,13 @@ func (r *running) send(t *testing.T, method, path, body string, edits ...edit) a
 		change(request)
 	}
 	response, err := http.DefaultClient.Do(request)
-	require.NoError(t, err)
+	if err != nil {
+		return request, answer{}, err
+	}
 	defer response.Body.Close()
 	got := answer{status: response.StatusCode, header: response.Header}
 	got.body, err = io.ReadAll(response.Body)
-	require.NoError(t, err)
-	r.hold(t, request, got)
-	return got
+	return request, got, err
 }
 
 // hold fails the test when an answer is not what the description says.

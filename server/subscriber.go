@@ -129,8 +129,8 @@ func isE164(s string) bool {
 		return false
 	}
 	for n := 2; n <= 4; n++ { // country codes have 1 to 3 digits, and none begins with another
-		country, _ := strconv.Atoi(s[1:n])
-		if !phonenumbers.GetSupportedCallingCodes()[country] {
+		country, _ := strconv.ParseInt(s[1:n], 10, 32)
+		if !phonenumbers.GetSupportedCallingCodes()[int(country)] {
 			continue
 		}
 		national, _ := strconv.ParseUint(s[n:], 10, 64)

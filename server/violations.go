@@ -30,8 +30,7 @@ func translate(err error) []fanfare.Violation {
 	if err == nil {
 		return nil
 	}
-	var many openapi3.MultiError
-	if errors.As(err, &many) {
+	if many, ok := errors.AsType[openapi3.MultiError](err); ok {
 		var violations []fanfare.Violation
 		for _, one := range many {
 			violations = append(violations, translateRequest(one)...)
@@ -55,7 +54,7 @@ func translateRequest(err error) []fanfare.Violation {
 }
 
 func translateSchema(where string, err error) []fanfare.Violation {
-	switch found := err.(type) {
+	switch found := err.(type) { //nolint:errorlint // the validator's errors are a tree, to be walked node by node
 	case openapi3.MultiError:
 		var violations []fanfare.Violation
 		for _, one := range found {
