@@ -108,9 +108,9 @@ func span(d time.Duration) *time.Duration { return &d }
 
 var allSent = tally(fanfare.Totals{Sent: 10})
 
-// waits makes the second run of the send activity find all sent, and returns
-// how long after the first it came.
-func waits(t *testing.T, first activities.SendResult) time.Duration {
+// waits makes the second run of the send activity that may claim find all sent,
+// and returns when it came and how many runs there were.
+func waits(t *testing.T, first activities.SendResult) (age time.Duration, runs int) {
 	t.Helper()
 	b := newBatchStage(t, func(n int, in activities.SendInput) activities.SendResult {
 		if n == 1 || in.Hold {
@@ -120,7 +120,7 @@ func waits(t *testing.T, first activities.SendResult) time.Duration {
 	})
 	_, err := b.execute()
 	require.NoError(t, err)
-	return b.ages[len(b.ages)-1]
+	return b.ages[len(b.ages)-1], len(b.ages)
 }
 
 func TestBatchInOnePass(t *testing.T) {
@@ -139,12 +139,15 @@ func TestBatchInOnePass(t *testing.T) {
 func TestBatchReportsFirstPassOnceAndEndOnce(t *testing.T) {
 	t.Parallel()
 	for _, deaf := range []bool{false, true} {
-		b := newBatchStage(t, func(n int, _ activities.SendInput) activities.SendResult {
+		var b *batchStage
+		b = newBatchStage(t, func(n int, _ activities.SendInput) activities.SendResult {
 			switch {
 			case n == 1:
 				unclaimed := tally(fanfare.Totals{Sent: 5, Pending: 5})
 				unclaimed.AllClaimed = false
 				return activities.SendResult{Tally: unclaimed}
+			case n == 2 && len(b.reports) > 0:
+				t.Error("reported before everyone was claimed")
 			case n < 5:
 				return activities.SendResult{Tally: tally(fanfare.Totals{Sent: 9, Pending: 1})}
 			}
@@ -168,43 +171,46 @@ func TestBatchWaitsAsLongAsItsTallySays(t *testing.T) {
 	for name, test := range map[string]struct {
 		first activities.SendResult
 		want  time.Duration
+		looks int // at the ledger meanwhile
 	}{
-		"for the next that is due":    {activities.SendResult{Tally: with(func(t *fanfare.BatchTally) { t.NextDue = span(3 * time.Second) })}, 3 * time.Second},
-		"for a call that may be lost": {activities.SendResult{Tally: with(func(t *fanfare.BatchTally) { t.NextLapse = span(17 * time.Second) })}, 17 * time.Second},
+		"for the next that is due":    {activities.SendResult{Tally: with(func(t *fanfare.BatchTally) { t.NextDue = span(3 * time.Second) })}, 3 * time.Second, 0},
+		"for a call that may be lost": {activities.SendResult{Tally: with(func(t *fanfare.BatchTally) { t.NextLapse = span(17 * time.Second) })}, 17 * time.Second, 0},
 		"for the sooner of the two": {activities.SendResult{Tally: with(func(t *fanfare.BatchTally) {
 			t.NextDue, t.NextLapse = span(9*time.Second), span(4*time.Second)
-		})}, 4 * time.Second},
-		"no longer than half a minute": {activities.SendResult{Tally: with(func(t *fanfare.BatchTally) { t.NextDue = span(time.Hour) })}, 30 * time.Second},
-		"not at all when due":          {activities.SendResult{Tally: with(func(t *fanfare.BatchTally) { t.NextDue = span(0) })}, 100 * time.Millisecond},
+		})}, 4 * time.Second, 0},
+		"no longer than half a minute": {activities.SendResult{Tally: with(func(t *fanfare.BatchTally) { t.NextDue = span(time.Hour) })}, 30 * time.Second, 0},
+		"not at all when due":          {activities.SendResult{Tally: with(func(t *fanfare.BatchTally) { t.NextDue = span(0) })}, 100 * time.Millisecond, 0},
 		"not at all when the worker stopped": {
 			activities.SendResult{Tally: with(func(t *fanfare.BatchTally) { t.AllClaimed = false }), Why: "the worker is stopping"},
-			100 * time.Millisecond,
+			100 * time.Millisecond, 0,
 		},
 		"for the provider, when it asks for time": {
 			activities.SendResult{Tally: with(func(t *fanfare.BatchTally) { t.AllClaimed, t.NextDue = false, span(time.Second) }), Wait: 20 * time.Second},
-			20 * time.Second,
+			20 * time.Second, 0,
 		},
 		"for the provider, longer than it stays away from the ledger": {
 			activities.SendResult{Tally: with(func(t *fanfare.BatchTally) { t.AllClaimed = false }), Wait: 10*time.Minute + 7*time.Second},
-			10*time.Minute + 7*time.Second,
+			10*time.Minute + 7*time.Second, 20,
 		},
 		"for the provider, and sees to a lost call meanwhile": {
 			activities.SendResult{Tally: with(func(t *fanfare.BatchTally) { t.NextDue, t.NextLapse = span(time.Second), span(4*time.Second) }), Wait: 20 * time.Second},
-			20 * time.Second,
+			20 * time.Second, 4,
 		},
 		"half a minute when paused": {activities.SendResult{Tally: with(func(t *fanfare.BatchTally) {
 			t.Publication, t.AllClaimed, t.NextDue = fanfare.Paused, false, span(0)
-		})}, 30 * time.Second},
+		})}, 30 * time.Second, 0},
 		"for a lost call, also when paused": {activities.SendResult{Tally: with(func(t *fanfare.BatchTally) {
 			t.Publication, t.NextLapse = fanfare.Paused, span(6*time.Second)
-		})}, 6 * time.Second},
+		})}, 6 * time.Second, 0},
 		"half a minute when expired and nobody said so": {activities.SendResult{Tally: with(func(t *fanfare.BatchTally) {
 			t.Expired, t.AllClaimed, t.NextDue = true, false, span(0)
-		})}, 30 * time.Second},
+		})}, 30 * time.Second, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			require.InDelta(t, test.want.Seconds(), waits(t, test.first).Seconds(), 0.05)
+			age, runs := waits(t, test.first)
+			require.InDelta(t, test.want.Seconds(), age.Seconds(), 0.05)
+			require.Equal(t, test.looks, runs-2)
 		})
 	}
 }

@@ -130,12 +130,17 @@ func TestLostReportsAreHealed(t *testing.T) {
 			}
 		}
 	}
+	s.unready = true
 	s.at(70*time.Second, func() {
 		require.Len(t, s.progress().Lanes[fanfare.Email].Waiting, 30, "two windows, half a minute each")
 	})
+	s.at(220*time.Second, func() {
+		require.Equal(t, 30, s.progress().Lanes[fanfare.Email].Done)
+		s.unready = false
+	})
 	require.Equal(t, fanfare.Completed, s.publish().State)
 	require.Equal(t, window, s.most[fanfare.Email])
-	require.Less(t, s.Now().Sub(s.begun), 4*time.Minute)
+	require.Less(t, s.Now().Sub(s.begun), 5*time.Minute)
 }
 
 func TestABatchWithoutAWorkflowIsStartedAgain(t *testing.T) {
@@ -232,9 +237,23 @@ func TestScheduledIsWoken(t *testing.T) {
 	t.Parallel()
 	s := newStage(t, 1, fanfare.Email)
 	s.state, s.begins = fanfare.Scheduled, time.Hour
-	s.at(67*time.Second, func() { s.turn(fanfare.Running) })
+	s.at(67*time.Second, func() {
+		require.Len(t, s.looks, 3, "every half minute, whatever it is told")
+		s.turn(fanfare.Running)
+	})
 	require.Equal(t, fanfare.Completed, s.publish().State)
 	require.Less(t, s.Now().Sub(s.begun), 70*time.Second)
+}
+
+// The worker's clock is ahead of the database's, which has the last word.
+func TestScheduledByTwoClocks(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, 1, fanfare.Email)
+	s.state, s.begins = fanfare.Scheduled, -2*time.Second
+	s.at(2*time.Second, func() { s.set(func() { s.state = fanfare.Running }) })
+	require.Equal(t, fanfare.Completed, s.publish().State)
+	require.InDelta(t, 22, len(s.looks), 2, "ten times a second at most")
+	require.Less(t, s.Now().Sub(s.begun), 4*time.Second)
 }
 
 func TestPausedStartsNothingAndResumedGoesOn(t *testing.T) {
@@ -292,6 +311,28 @@ func TestCancelledClosesAndWaitsForTheEnd(t *testing.T) {
 			require.Less(t, s.Now().Sub(s.begun), 26*time.Second, "it ends when its last batch does")
 		})
 	}
+}
+
+// Batches that wait for their next try have nothing to wait for any more.
+func TestCancelledEndsWithoutItsWaitingBatches(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, 20, fanfare.Email)
+	s.SetDetachedChildWait(false)
+	s.batch = func(ctx workflow.Context, in workflows.BatchInput) error {
+		s.pass(ctx, in.Batch.BatchRef)
+		return workflow.Sleep(ctx, time.Hour)
+	}
+	s.edit = func(in activities.LookInput, look *activities.Look) {
+		for _, ref := range in.Waiting {
+			if s.closes > 0 {
+				s.done[ref], look.Done = true, append(look.Done, ref)
+			}
+		}
+		look.Finished = s.finished()
+	}
+	s.at(5*time.Second, func() { s.turn(fanfare.Cancelled) })
+	require.Equal(t, fanfare.Cancelled, s.publish().State)
+	require.Less(t, s.Now().Sub(s.begun), 6*time.Second)
 }
 
 func TestCancelledBeforeItBegan(t *testing.T) {
