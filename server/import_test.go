@@ -292,7 +292,7 @@ func TestImportCutInTheMiddle(t *testing.T) {
 func TestImportMayTakeLongButNotStandStill(t *testing.T) {
 	t.Parallel()
 	r := start(t, func(_ *Config, s *spans, _ *[]Check) {
-		s.read, s.write, s.request, s.idle = 300*time.Millisecond, 300*time.Millisecond, 300*time.Millisecond, 200*time.Millisecond
+		s.read, s.write, s.request, s.idle = 500*time.Millisecond, 500*time.Millisecond, 500*time.Millisecond, 2*time.Second
 	})
 	pieces, write := io.Pipe()
 	taken := make(chan struct{}, 1)
@@ -303,7 +303,7 @@ func TestImportMayTakeLongButNotStandStill(t *testing.T) {
 	}
 	go func() {
 		started := time.Now()
-		for i := 0; time.Since(started) < 600*time.Millisecond; i++ {
+		for i := 0; time.Since(started) < time.Second; i++ {
 			// A chunk's worth of lines at a time, and then until it is committed.
 			for j := range chunkLines {
 				fmt.Fprintf(write, "{\"id\": \"r-%d-%d\"}\n", i, j)

@@ -210,14 +210,13 @@ func TestARequestThatTakesTooLongIsGivenUp(t *testing.T) {
 
 func TestSlowClientsAreCutOff(t *testing.T) {
 	t.Parallel()
-	r := start(t, func(_ *Config, s *spans, _ *[]Check) { s.header, s.read = 50*time.Millisecond, 150*time.Millisecond })
-	conn := dial(t, r)
+	conn := dial(t, start(t, func(_ *Config, s *spans, _ *[]Check) { s.header = 50 * time.Millisecond }))
 	fmt.Fprint(conn, "GET /healthz HTTP/1.1\r\nHost:")
 	rest, err := io.ReadAll(conn)
 	require.NoError(t, err, "the connection is closed in the middle of the header")
 	require.NotContains(t, string(rest), "alive")
 
-	conn = dial(t, r)
+	conn = dial(t, start(t, func(_ *Config, s *spans, _ *[]Check) { s.read = time.Second }))
 	fmt.Fprintf(conn, "POST /v1/publications HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{", testKey)
 	response, err := http.ReadResponse(bufio.NewReader(conn), nil)
 	require.NoError(t, err)
