@@ -19,9 +19,9 @@ const kills = 12
 // nobody is lost and nobody gets two.
 func TestWorkersKilledByTurns(t *testing.T) {
 	t.Parallel()
-	st := start(t, setup{workers: 2, batchSize: 1000})
+	st := start(t, setup{workers: 2, batchSize: 400})
 	st.subscribe(20000)
-	st.faults(sandbox.Faults{Pace: 1500})
+	st.faults(sandbox.Faults{Pace: 1000})
 	id := st.publish("article-1")
 	st.killByTurns(id)
 	st.faults(sandbox.Faults{})
@@ -43,9 +43,9 @@ func TestWorkersKilledByTurns(t *testing.T) {
 // what a cut call left in doubt.
 func TestWorkersKilledWithoutLookUp(t *testing.T) {
 	t.Parallel()
-	st := start(t, setup{workers: 2, batchSize: 1000, env: []string{"FANFARE_DOUBT_EMAIL=resend"}})
+	st := start(t, setup{workers: 2, batchSize: 400, env: []string{"FANFARE_DOUBT_EMAIL=resend"}})
 	st.subscribe(20000)
-	st.faults(sandbox.Faults{Pace: 1500, Logs: sandbox.LogFaults{Mode: sandbox.LogsOff}})
+	st.faults(sandbox.Faults{Pace: 1000, Logs: sandbox.LogFaults{Mode: sandbox.LogsOff}})
 	id := st.publish("article-1")
 	st.killByTurns(id)
 	st.faults(sandbox.Faults{Logs: sandbox.LogFaults{Mode: sandbox.LogsOff}})
@@ -68,9 +68,9 @@ func TestWorkersKilledWithoutLookUp(t *testing.T) {
 // and who may have got it is counted as dead, to be decided by a person.
 func TestWorkersKilledAndHeld(t *testing.T) {
 	t.Parallel()
-	st := start(t, setup{workers: 2, batchSize: 1000, env: []string{"FANFARE_DOUBT_EMAIL=hold"}})
+	st := start(t, setup{workers: 2, batchSize: 200, env: []string{"FANFARE_DOUBT_EMAIL=hold"}})
 	st.subscribe(10000)
-	st.faults(sandbox.Faults{Pace: 1000, Logs: sandbox.LogFaults{Mode: sandbox.LogsOff}})
+	st.faults(sandbox.Faults{Pace: 500, Logs: sandbox.LogFaults{Mode: sandbox.LogsOff}})
 	id := st.publish("article-1")
 	st.killByTurns(id)
 	st.faults(sandbox.Faults{Logs: sandbox.LogFaults{Mode: sandbox.LogsOff}})
