@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
+	"time"
 )
 
 // ticksPerSecond is the unit of /proc/<pid>/stat on Linux, whatever the
@@ -72,4 +74,13 @@ func descendants(pid int) []int {
 		queue = append(queue, parents[queue[0]]...)
 	}
 	return all
+}
+
+// ownCPUSeconds is the processor time of this process alone.
+func ownCPUSeconds() float64 {
+	var usage syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &usage); err != nil {
+		return 0
+	}
+	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano()).Seconds()
 }

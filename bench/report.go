@@ -40,7 +40,9 @@ func newReport(subscribers int) Report {
 func (r Report) Write(w io.Writer) error {
 	const mega = 1 << 20
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	row := func(name, format string, args ...any) { fmt.Fprintf(t, "%s\t"+format+"\n", append([]any{name}, args...)...) }
+	row := func(name, format string, args ...any) {
+		fmt.Fprintf(t, "%s\t"+format+"\n", append([]any{name}, args...)...)
+	}
 	row("subscribers", "%d on %d cores, everything on this machine", r.Subscribers, r.Cores)
 	row("import", "%.1f s, %.0f a second", r.ImportSeconds, r.ImportPerSecond)
 	row("accepted after", "%s", span(r.AcceptSeconds))
