@@ -151,31 +151,24 @@ func (r *run) sendAll(ctx context.Context) error {
 	if err := r.prepare(ctx); err != nil {
 		return err
 	}
-	stopping := activity.GetWorkerStopChannel(ctx)
 	places := make(chan struct{}, r.CallsInFlight)
 	var calls sync.WaitGroup
 	defer calls.Wait()
-	for ctx.Err() == nil {
-		select {
-		case <-stopping:
-		case places <- struct{}{}:
-		}
-		// Looked at behind the wait for a place: much may have happened in it.
-		select {
-		case <-stopping:
-			r.halt(0, "the worker is stopping", nil)
-		default:
-		}
-		if r.halted() {
-			break
-		}
+	for flying := false; r.mayClaim(ctx, places); {
 		leased, err := r.claimNext(ctx)
-		if err != nil {
+		switch {
+		case err != nil:
 			return err
+		case leased == nil && !flying:
+			return nil
+		case leased == nil:
+			// Calls under way may yet give recipients back.
+			<-places
+			calls.Wait()
+			flying = false
+			continue
 		}
-		if leased == nil {
-			break
-		}
+		flying = true
 		calls.Go(func() {
 			defer func() { <-places }()
 			// A call under way must be neither cut nor left unsettled because
@@ -185,6 +178,23 @@ func (r *run) sendAll(ctx context.Context) error {
 	}
 	calls.Wait()
 	return r.err
+}
+
+// mayClaim waits for a free place. It returns false when no call is to be begun
+// any more: the worker stops, the provider is to be left alone, the ledger is away.
+func (r *run) mayClaim(ctx context.Context, places chan<- struct{}) bool {
+	stopping := activity.GetWorkerStopChannel(ctx)
+	select {
+	case <-stopping:
+	case places <- struct{}{}:
+	}
+	// Looked at behind the wait for a place: much may have happened in it.
+	select {
+	case <-stopping:
+		r.halt(0, "the worker is stopping", nil)
+	default:
+	}
+	return !r.halted() && ctx.Err() == nil
 }
 
 // leased is a claim with the lease that was counted from before it.
