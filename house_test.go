@@ -15,10 +15,15 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
+
+	"github.com/fanfare-dev/fanfare/local/localtest"
 )
 
 // The house rules that no linter knows. Each failure says what to do.
+
+func TestMain(m *testing.M) { os.Exit(localtest.Main(m)) }
 
 // skipped folders hold nothing that is committed, or nothing of ours.
 var skipped = []string{".git", ".fanfare", "bin", "tmp", "testdata", "node_modules"}
@@ -231,6 +236,23 @@ func routes(t *testing.T) map[string][]string {
 	}
 	require.Greater(t, len(found), 10, "the paths were not found in server/openapi.yaml")
 	return found
+}
+
+// Whoever is woken at night must not find that a column has another name by now.
+func TestQueriesForOperatorsRun(t *testing.T) {
+	t.Parallel()
+	block := between(t, read(t, "docs/operating.md"), "<!-- queries:begin -->", "<!-- queries:end -->")
+	queries := strings.Split(strings.NewReplacer("```sql", "", "```", "").Replace(block), ";")
+	require.Greater(t, len(queries), 5)
+	conn, err := pgx.Connect(t.Context(), localtest.Database(t))
+	require.NoError(t, err)
+	_, err = conn.Exec(t.Context(), "SET default_transaction_read_only = on")
+	require.NoError(t, err)
+	for _, query := range queries[:len(queries)-1] {
+		_, err := conn.Exec(t.Context(), query)
+		require.NoError(t, err, "docs/operating.md, this does not run any more: %s", query)
+	}
+	require.NoError(t, conn.Close(t.Context()))
 }
 
 // What is true on one machine only has no place in the project.
