@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -55,9 +56,9 @@ func (l *Ledger) Import(ctx context.Context, topic fanfare.Topic, next func(cont
 // however far it is from the first.
 func openImport(ctx context.Context, conn *pgxpool.Conn) error {
 	_, err := conn.Exec(ctx, `
-		CREATE TEMP TABLE import_lines (line bigint, external_id text, email text, phone text, devices jsonb, locale text,
-		  time_zone text, attributes jsonb, is_new boolean NOT NULL DEFAULT false);
-		CREATE TEMP TABLE import_seen (external_id text PRIMARY KEY)`)
+		CREATE TEMP TABLE import_lines (line bigint, external_id text COLLATE "C", email text, phone text, devices jsonb, locale text,
+		  time_zone text, attributes jsonb);
+		CREATE TEMP TABLE import_seen (external_id text COLLATE "C" PRIMARY KEY, line bigint)`)
 	return err
 }
 
@@ -70,37 +71,44 @@ func closeImport(conn *pgxpool.Conn) {
 }
 
 func importChunk(ctx context.Context, conn *pgxpool.Conn, topic fanfare.TopicID, lines []fanfare.ImportLine, report *fanfare.ImportReport) error {
-	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-		if err := copyLines(ctx, tx, lines); err != nil {
+	var repeats []int
+	var m merged
+	var opened int64
+	err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) (err error) {
+		if err = copyLines(ctx, tx, lines); err != nil {
 			return err
 		}
-		twice, err := rejectRepeats(ctx, tx)
-		if err != nil {
+		if repeats, err = takeRepeats(ctx, tx, len(lines)); err != nil {
 			return err
 		}
-		if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock(`+addressLock+`)`); err != nil {
+		if _, err = tx.Exec(ctx, `SELECT pg_advisory_xact_lock(`+addressLock+`)`); err != nil {
 			return err
 		}
-		created, changed, err := mergeSubscribers(ctx, tx)
-		if err != nil {
+		if m, err = mergeSubscribers(ctx, tx); err != nil {
 			return err
 		}
-		touched, err := mergeSubscriptions(ctx, tx, topic, changed)
-		if err != nil {
+		if err = markShared(ctx, tx, m.written()); err != nil {
 			return err
 		}
-		report.Created += created
-		report.Updated += touched
-		report.Unchanged += int64(len(lines)) - int64(len(twice)) - created - touched
-		for _, line := range twice {
-			report.Reject(line, "the id stands on an earlier line already")
-		}
-		return nil
+		opened, err = openSubscriptions(ctx, tx, topic, m)
+		return err
 	})
+	if err != nil {
+		return err
+	}
+	report.Created += int64(len(m.created))
+	report.Updated += int64(len(m.changed)) + opened
+	report.Unchanged += int64(len(m.same)) - opened
+	for _, line := range repeats {
+		report.Reject(line, "the id stands on an earlier line already")
+	}
+	return nil
 }
 
 func copyLines(ctx context.Context, tx pgx.Tx, lines []fanfare.ImportLine) error {
-	if _, err := tx.Exec(ctx, `TRUNCATE import_lines`); err != nil {
+	// Whatever the tables' sizes seem to be when a plan is made: a chunk's rows
+	// are found by index, or every chunk would read all subscribers.
+	if _, err := tx.Exec(ctx, `SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; TRUNCATE import_lines`); err != nil {
 		return err
 	}
 	columns := []string{"line", "external_id", "email", "phone", "devices", "locale", "time_zone", "attributes"}
@@ -114,86 +122,105 @@ func copyLines(ctx context.Context, tx pgx.Tx, lines []fanfare.ImportLine) error
 	return err
 }
 
-// rejectRepeats removes and returns the lines whose id an earlier line had.
-func rejectRepeats(ctx context.Context, tx pgx.Tx) ([]int, error) {
+// takeRepeats removes and returns the lines whose id an earlier line had.
+func takeRepeats(ctx context.Context, tx pgx.Tx, lines int) ([]int, error) {
+	tag, err := tx.Exec(ctx, `
+		INSERT INTO import_seen (external_id, line) SELECT external_id, line FROM import_lines ORDER BY line ON CONFLICT DO NOTHING`)
+	if err != nil || tag.RowsAffected() == int64(lines) {
+		return nil, err
+	}
 	rows, err := tx.Query(ctx, `
 		WITH repeated AS (
-		  DELETE FROM import_lines i USING (
-		    SELECT line, row_number() OVER (PARTITION BY external_id ORDER BY line) AS place FROM import_lines) p
-		  WHERE p.line = i.line AND (p.place > 1 OR EXISTS (SELECT FROM import_seen s WHERE s.external_id = i.external_id))
-		  RETURNING i.line
+		  DELETE FROM import_lines i USING import_seen s WHERE s.external_id = i.external_id AND s.line <> i.line RETURNING i.line
 		) SELECT line FROM repeated ORDER BY line`)
 	if err != nil {
 		return nil, err
 	}
-	lines, err := pgx.CollectRows(rows, pgx.RowTo[int])
-	if err != nil {
-		return nil, err
-	}
-	_, err = tx.Exec(ctx, `INSERT INTO import_seen SELECT external_id FROM import_lines`)
-	return lines, err
+	return pgx.CollectRows(rows, pgx.RowTo[int])
 }
+
+// merged are the numbers of a chunk's people.
+type merged struct {
+	created []int64
+	changed []int64 // were there with other data
+	same    []int64 // were there already
+}
+
+func (m merged) written() []int64 { return slices.Concat(m.created, m.changed) }
 
 // mergeSubscribers writes the chunk's people. Only rows that differ are
-// written, so importing the same file again changes nothing. It
-// returns how many were created and the numbers of those that were changed.
-func mergeSubscribers(ctx context.Context, tx pgx.Tx) (created int64, changed []int64, err error) {
+// written, so importing the same file again changes nothing. Numbers are taken
+// only for those that are new, so that they stay dense.
+func mergeSubscribers(ctx context.Context, tx pgx.Tx) (merged, error) {
 	rows, err := tx.Query(ctx, `
-		UPDATE subscribers s SET email = i.email, phone = i.phone, devices = i.devices, locale = i.locale,
-		  time_zone = i.time_zone, attributes = i.attributes, updated_at = clock_timestamp()
-		FROM import_lines i WHERE s.external_id = i.external_id
-		  AND (s.email, s.phone, s.devices, s.locale, s.time_zone, s.attributes)
-		    IS DISTINCT FROM (i.email, i.phone, i.devices, i.locale, i.time_zone, i.attributes)
-		RETURNING s.subscriber_number`)
-	if err != nil {
-		return 0, nil, err
-	}
-	if changed, err = pgx.CollectRows(rows, pgx.RowTo[int64]); err != nil {
-		return 0, nil, err
-	}
-	// Numbers are taken only for those that are new, so that they stay dense.
-	if _, err = tx.Exec(ctx, `
-		UPDATE import_lines i SET is_new = true WHERE NOT EXISTS (SELECT FROM subscribers s WHERE s.external_id = i.external_id)`); err != nil {
-		return 0, nil, err
-	}
-	tag, err := tx.Exec(ctx, `
-		INSERT INTO subscribers (subscriber_number, external_id, email, phone, devices, locale, time_zone, attributes)
-		SELECT nextval('subscriber_numbers'), i.external_id, i.email, i.phone, i.devices, i.locale, i.time_zone, i.attributes
-		FROM (SELECT * FROM import_lines WHERE is_new ORDER BY line) i
-		ON CONFLICT (external_id) DO NOTHING`)
-	if err != nil {
-		return 0, nil, err
-	}
-	_, err = tx.Exec(ctx, `
-		WITH written AS (SELECT DISTINCT address_hash(email) AS email_hash FROM import_lines WHERE email IS NOT NULL),
-		shared AS (
-		  SELECT w.email_hash FROM written w
-		  CROSS JOIN LATERAL (SELECT count(*) AS holders FROM subscribers s WHERE s.email_hash = w.email_hash) h
-		  WHERE h.holders > 1
+		WITH line AS MATERIALIZED (
+		  SELECT i.*, s.subscriber_number, s.differs FROM import_lines i LEFT JOIN LATERAL (
+		    SELECT s.subscriber_number, (s.email, s.phone, s.devices, s.locale, s.time_zone, s.attributes)
+		      IS DISTINCT FROM (i.email, i.phone, i.devices, i.locale, i.time_zone, i.attributes) AS differs
+		    FROM subscribers s WHERE s.external_id = i.external_id) s ON true
+		), created AS (
+		  INSERT INTO subscribers (subscriber_number, external_id, email, phone, devices, locale, time_zone, attributes)
+		  SELECT nextval('subscriber_numbers'), i.external_id, i.email, i.phone, i.devices, i.locale, i.time_zone, i.attributes
+		  FROM (SELECT * FROM line WHERE subscriber_number IS NULL ORDER BY line) i
+		  RETURNING subscriber_number
+		), changed AS (
+		  UPDATE subscribers s SET email = i.email, phone = i.phone, devices = i.devices, locale = i.locale,
+		    time_zone = i.time_zone, attributes = i.attributes, updated_at = clock_timestamp()
+		  FROM line i WHERE i.differs AND s.subscriber_number = i.subscriber_number
+		  RETURNING s.subscriber_number
 		)
-		UPDATE subscribers s SET email_shared = true FROM shared WHERE s.email_hash = shared.email_hash AND NOT s.email_shared`)
-	return tag.RowsAffected(), changed, err
+		SELECT subscriber_number, true, false FROM created
+		UNION ALL SELECT subscriber_number, false, true FROM changed
+		UNION ALL SELECT subscriber_number, false, false FROM line WHERE NOT differs`)
+	if err != nil {
+		return merged{}, err
+	}
+	var m merged
+	var number int64
+	var created, changed bool
+	_, err = pgx.ForEachRow(rows, []any{&number, &created, &changed}, func() error {
+		switch {
+		case created:
+			m.created = append(m.created, number)
+		case changed:
+			m.changed = append(m.changed, number)
+		default:
+			m.same = append(m.same, number)
+		}
+		return nil
+	})
+	return m, err
 }
 
-// mergeSubscriptions opens the missing subscriptions and returns how many
-// subscribers that were there before have changed, in data or in subscription.
-func mergeSubscriptions(ctx context.Context, tx pgx.Tx, topic fanfare.TopicID, changed []int64) (touched int64, err error) {
+// markShared marks everyone whose address is also that of one of those written.
+func markShared(ctx context.Context, tx pgx.Tx, written []int64) error {
+	_, err := tx.Exec(ctx, `
+		WITH shared AS MATERIALIZED (
+		  SELECT DISTINCT s.email_hash FROM unnest($1::bigint[]) AS w (number) JOIN subscribers s ON s.subscriber_number = w.number
+		  WHERE (SELECT count(*) FROM (SELECT FROM subscribers o WHERE o.email_hash = s.email_hash LIMIT 2) holders) > 1
+		)
+		UPDATE subscribers s SET email_shared = true FROM shared WHERE s.email_hash = shared.email_hash AND NOT s.email_shared`, written)
+	return err
+}
+
+// openSubscriptions opens the missing subscriptions and returns how many of
+// those whose data is the same had none.
+func openSubscriptions(ctx context.Context, tx pgx.Tx, topic fanfare.TopicID, m merged) (opened int64, err error) {
 	if err := shareTopic(ctx, tx, topic); err != nil {
 		return 0, err
 	}
-	err = tx.QueryRow(ctx, `
-		WITH cut AS MATERIALIZED (SELECT nextval('cuts') AS cut),
-		person AS MATERIALIZED (
-		  SELECT s.subscriber_number, i.is_new FROM import_lines i JOIN subscribers s USING (external_id)
-		), opened AS (
-		  INSERT INTO subscriptions (topic_id, subscriber_number, began_cut)
-		  SELECT $1, p.subscriber_number, cut.cut FROM person p, cut ORDER BY p.subscriber_number
-		  ON CONFLICT (topic_id, subscriber_number) WHERE ended_cut IS NULL DO NOTHING
-		  RETURNING subscriber_number
-		)
-		SELECT count(*) FROM (SELECT unnest($2::bigint[]) UNION SELECT subscriber_number FROM opened) t (number)
-		WHERE number NOT IN (SELECT subscriber_number FROM person WHERE is_new)`, topic, changed).Scan(&touched)
-	return touched, err
+	for _, numbers := range [][]int64{m.written(), m.same} {
+		slices.Sort(numbers)
+		tag, err := tx.Exec(ctx, `
+			INSERT INTO subscriptions (topic_id, subscriber_number, began_cut)
+			SELECT $1, number, (SELECT nextval('cuts')) FROM unnest($2::bigint[]) AS n (number)
+			ON CONFLICT (topic_id, subscriber_number) WHERE ended_cut IS NULL DO NOTHING`, topic, numbers)
+		if err != nil {
+			return 0, err
+		}
+		opened = tag.RowsAffected()
+	}
+	return opened, nil
 }
 
 func textOrNull(s string) any {

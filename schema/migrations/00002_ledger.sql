@@ -43,7 +43,7 @@ CREATE TABLE publications (
   stopped_at   timestamptz,
   finished_at  timestamptz,
   CONSTRAINT publication_key_is_taken UNIQUE (key),
-  CONSTRAINT publication_key_is_1_to_200_plain_characters CHECK (key ~ '^[A-Za-z0-9._:@-]{1,200}$'),
+  CONSTRAINT publication_key_is_1_to_200_plain_characters CHECK (key ~ '^[A-Za-z0-9._:@-]+$' AND octet_length(key) <= 200),
   CONSTRAINT publication_class_is_known CHECK (class IN ('bulk', 'transactional')),
   CONSTRAINT publication_has_a_channel CHECK (cardinality(channels) > 0),
   CONSTRAINT publication_audience_is_not_negative CHECK (audience >= 0),
@@ -325,14 +325,6 @@ BEGIN
 END $$;
 -- +goose StatementEnd
 
--- +goose StatementBegin
-CREATE FUNCTION deliveries_stay() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-  RAISE EXCEPTION 'a delivery is never deleted: drop its partition when all of it is out of retention'
-    USING ERRCODE = 'check_violation', CONSTRAINT = 'a_delivery_is_never_deleted';
-END $$;
--- +goose StatementEnd
-
 CREATE TRIGGER keep_books_on_insert AFTER INSERT ON deliveries
   REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION deliveries_inserted();
 CREATE TRIGGER keep_books_on_update AFTER UPDATE ON deliveries
@@ -348,8 +340,10 @@ CREATE TRIGGER state_machine BEFORE UPDATE ON deliveries FOR EACH ROW
     OR (OLD.state = 'dead'      AND NEW.state IN ('pending', 'sent', 'delivered'))))
   EXECUTE FUNCTION deliveries_wrong_move();
 
-CREATE TRIGGER stay_on_delete BEFORE DELETE ON deliveries FOR EACH ROW EXECUTE FUNCTION deliveries_stay();
-CREATE TRIGGER stay_on_truncate BEFORE TRUNCATE ON deliveries FOR EACH STATEMENT EXECUTE FUNCTION deliveries_stay();
+CREATE TRIGGER stays BEFORE DELETE ON deliveries FOR EACH ROW
+  EXECUTE FUNCTION stays('a_delivery_is_never_deleted', 'a delivery is never deleted: its partition is dropped when all of it is out of retention');
+CREATE TRIGGER stays_whole BEFORE TRUNCATE ON deliveries FOR EACH STATEMENT
+  EXECUTE FUNCTION stays('a_delivery_is_never_deleted', 'deliveries are never truncated');
 
 -- Partitions are made ahead of time, and none is the default: a delivery that
 -- has no partition is an error to be seen, not a row that hides. They are made
@@ -397,7 +391,6 @@ DROP TABLE batches;
 DROP TABLE idempotency_keys;
 DROP TABLE publications;
 DROP FUNCTION make_partitions(integer);
-DROP FUNCTION deliveries_stay();
 DROP FUNCTION deliveries_wrong_move();
 DROP FUNCTION deliveries_updated();
 DROP FUNCTION deliveries_inserted();
