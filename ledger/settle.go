@@ -48,26 +48,22 @@ WITH call AS (
     provider_id = COALESCE($8, provider_id), evidence = COALESCE($9, evidence)
   WHERE publication_id = $1 AND call_id = $4 AND (outcome IS NULL OR outcome = 'ambiguous' AND $5 <> 'ambiguous')
   RETURNING first_number, last_number, provider, ended_at
-), rejected AS MATERIALIZED (
-  SELECT * FROM unnest($12::bigint[], $13::text[]) AS r (subscriber_number, code)
 ), moved AS (
+  -- By one range of the primary key: the call's rows lie side by side. Joins
+  -- with those rejected by name would cost every call what few of them need.
   UPDATE deliveries d SET
-    state = CASE WHEN m.rejected THEN 'failed' WHEN $5 = 'accepted' THEN 'sent' WHEN $5 = 'rejected' THEN 'failed'
-      WHEN $5 = 'ambiguous' THEN 'in_doubt' ELSE 'pending' END::delivery_state,
+    state = CASE WHEN d.subscriber_number = ANY ($12::bigint[]) OR $5 = 'rejected' THEN 'failed'
+      WHEN $5 = 'accepted' THEN 'sent' WHEN $5 = 'ambiguous' THEN 'in_doubt' ELSE 'pending' END::delivery_state,
     reason = NULL,
-    code = CASE WHEN m.rejected OR $5 = 'rejected' THEN m.provider || ':' || COALESCE(m.code, $6, 'rejected') END,
-    due_at = CASE WHEN m.rejected OR $5 IN ('accepted', 'rejected') THEN NULL
-      WHEN $5 = 'ambiguous' THEN m.ended_at + make_interval(secs => $11)
+    code = CASE WHEN d.subscriber_number = ANY ($12::bigint[]) OR $5 = 'rejected'
+      THEN call.provider || ':' || COALESCE(($13::text[])[array_position($12::bigint[], d.subscriber_number)], $6, 'rejected') END,
+    due_at = CASE WHEN d.subscriber_number = ANY ($12::bigint[]) OR $5 IN ('accepted', 'rejected') THEN NULL
+      WHEN $5 = 'ambiguous' THEN call.ended_at + make_interval(secs => $11)
       ELSE clock_timestamp() + make_interval(secs => $10) END,
     changed_at = clock_timestamp()
-  FROM (
-    SELECT h.subscriber_number, r.subscriber_number IS NOT NULL AS rejected, r.code, call.provider, call.ended_at
-    FROM call CROSS JOIN LATERAL (
-      SELECT subscriber_number FROM deliveries h
-      WHERE h.publication_id = $1 AND h.channel = $2 AND h.subscriber_number BETWEEN call.first_number AND call.last_number AND h.call_id = $4 AND h.batch = $3
-      OFFSET 0) h
-    LEFT JOIN rejected r USING (subscriber_number)) m
-  WHERE d.publication_id = $1 AND d.channel = $2 AND d.subscriber_number = m.subscriber_number AND d.call_id = $4
+  FROM call
+  WHERE d.publication_id = $1 AND d.channel = $2 AND d.batch = $3 AND d.call_id = $4
+    AND d.subscriber_number BETWEEN call.first_number AND call.last_number
     AND (d.state IN ('sending', 'in_doubt') OR $5 = 'accepted' AND d.state IN ('pending', 'dead'))
   RETURNING d.subscriber_number, d.state, d.code
 ), attempted AS (

@@ -329,8 +329,9 @@ CREATE TRIGGER keep_books_on_insert AFTER INSERT ON deliveries
   REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION deliveries_inserted();
 CREATE TRIGGER keep_books_on_update AFTER UPDATE ON deliveries
   REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION deliveries_updated();
--- The moves of the state machine; docs/architecture.md draws them.
-CREATE TRIGGER state_machine BEFORE UPDATE ON deliveries FOR EACH ROW
+-- The moves of the state machine; docs/architecture.md draws them. AFTER, because
+-- a BEFORE trigger locks every row once more before it is updated.
+CREATE TRIGGER state_machine AFTER UPDATE ON deliveries FOR EACH ROW
   WHEN (OLD.state <> NEW.state AND NOT (
        (OLD.state = 'sending'   AND NEW.state IN ('sent', 'pending', 'in_doubt', 'failed', 'delivered', 'dead'))
     OR (OLD.state = 'pending'   AND NEW.state IN ('sending', 'skipped', 'sent', 'delivered', 'dead'))
