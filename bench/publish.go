@@ -163,6 +163,21 @@ func (r *publishRun) account(ctx context.Context) error {
 	r.report.QueriesPer1000 = float64(figures.Queries) * 1000 / float64(r.cfg.Subscribers)
 	events, err := r.events(ctx)
 	r.report.EventsPer1000 = float64(events) * 1000 / float64(r.cfg.Subscribers)
+	if err != nil {
+		return err
+	}
+	return r.verify(ctx)
+}
+
+// verify counts row by row, as `fanfare verify` does.
+func (r *publishRun) verify(ctx context.Context) error {
+	books, err := ledger.Open(ctx, r.postgres.URL, 1, ledger.Config{})
+	if err != nil {
+		return err
+	}
+	defer books.Close()
+	v, err := books.Verify(ctx, r.id, nil)
+	r.report.Balanced = v.OK
 	return err
 }
 
