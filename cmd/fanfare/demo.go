@@ -91,7 +91,8 @@ func (d *dev) runDemo(ctx context.Context) error {
 	if err := retry(ctx, func() error { return c.send(ctx, http.MethodPost, "/v1/publications", draft, &accepted) }); err != nil {
 		return fmt.Errorf("demo: %w", err)
 	}
-	fmt.Fprintf(d.screen, "Publishing %q to %s subscribers. Kill a part meanwhile, with kill -9 and its pid.\n", draft.Content.Title, number(accepted.Intended))
+	fmt.Fprintf(d.screen, "Publishing %q to %s. Kill the worker or the server meanwhile, with kill -9.\n",
+		draft.Content.Title, count(accepted.Intended, "subscriber"))
 	p, err := watch(ctx, c, accepted.Id, accepted.Intended, d.screen)
 	if err != nil {
 		return fmt.Errorf("demo: %w", err)
@@ -104,8 +105,8 @@ func (d *dev) runDemo(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("demo: %w", err)
 	}
-	fmt.Fprintf(d.out, "The mail: %s  (%s messages since the sandbox started, %s duplicates)\n", d.sandboxPage(), number(stats.Messages), number(stats.Duplicates))
-	fmt.Fprint(d.out, "\nStill serving. Check the books with `fanfare verify`; Ctrl-C stops everything.\n")
+	fmt.Fprintf(d.out, "%-17s%s (%s, %s)\n", "The mail:", d.sandboxPage(), count(stats.Messages, "message"), count(stats.Duplicates, "duplicate"))
+	fmt.Fprint(d.out, "\nStill serving. Count again with `fanfare verify`; Ctrl-C stops everything.\n")
 	return nil
 }
 

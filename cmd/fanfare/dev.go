@@ -42,7 +42,7 @@ type dev struct {
 	log      *slog.Logger
 	group    local.Group
 	children []child
-	own      world // what the children are told
+	own      overrides // what the children are told
 }
 
 type child struct {

@@ -14,6 +14,7 @@ import (
 // port is one port of dev.
 type port struct {
 	flag  string
+	name  string // what asked for it, for messages
 	port  int
 	asked bool
 }
@@ -40,7 +41,7 @@ func (p *ports) register(f *pflag.FlagSet) {
 		{&p.postgres, "postgres-port", 5433, "port of PostgreSQL"},
 		{&p.sandbox, "sandbox-port", sandboxPort, "port of the sandbox"},
 	} {
-		each.port.flag = each.flag
+		each.port.flag, each.port.name = each.flag, "--"+each.flag
 		f.IntVar(&each.port.port, each.flag, each.number, each.whatFor+"; 0 for a free one")
 	}
 }
@@ -64,22 +65,21 @@ func choose(log *slog.Logger, needed ...*port) error {
 			if err := p.choose(log, taken); err != nil {
 				return err
 			}
-			taken[p.port] = p.flag
+			taken[p.port] = p.name
 		}
 	}
 	return nil
 }
 
 func (p *port) choose(log *slog.Logger, taken map[int]string) error {
-	name := "--" + p.flag
 	if by, ours := taken[p.port]; ours {
 		if p.asked {
-			return &exitError{exitUsage, fmt.Errorf("%s %d: --%s asks for the same port", name, p.port, by)}
+			return &exitError{exitUsage, fmt.Errorf("%s %d: %s asks for the same port", p.name, p.port, by)}
 		}
-		log.Warn(fmt.Sprintf("port %d is asked for by --%s, using a free one instead", p.port, by), "for", name)
+		log.Warn(fmt.Sprintf("port %d is asked for by %s, using a free one instead", p.port, by), "for", p.name)
 		p.port = 0
 	}
-	chosen, err := local.ChoosePort(log, name, p.port, p.asked)
+	chosen, err := local.ChoosePort(log, p.name, p.port, p.asked)
 	if err != nil {
 		return &exitError{exitUsage, err}
 	}

@@ -19,6 +19,14 @@ import (
 // number writes 10000 as 10,000.
 func number(n int64) string { return message.NewPrinter(language.English).Sprintf("%d", n) }
 
+// count writes how many there are of something whose plural ends in s.
+func count(n int64, of string) string {
+	if n != 1 {
+		of += "s"
+	}
+	return number(n) + " " + of
+}
+
 // clock writes a time as people at this machine read it.
 func clock(t time.Time) string { return t.Local().Format("2006-01-02 15:04:05 MST") }
 
@@ -82,6 +90,7 @@ func printPublication(w io.Writer, p fanfare.Publication) error {
 	if err := t.print(w); err != nil {
 		return err
 	}
+	fmt.Fprintln(w)
 	printCounts(w, "Skipped: ", p.SkippedByReason)
 	printCounts(w, "Failed:  ", p.FailedByCode)
 	printLinks(w, p.Links)
@@ -122,11 +131,11 @@ func printCounts(w io.Writer, title string, counts map[string]int64) {
 	fmt.Fprintln(w, title+strings.Join(parts, ", "))
 }
 
-// linkNames say what the links of the API lead to.
-var linkNames = map[string]string{"self": "API", "temporal": "Temporal Web UI"}
-
+// printLinks prints where the API says to look.
 func printLinks(w io.Writer, links map[string]string) {
-	for _, name := range slices.Sorted(maps.Keys(links)) {
-		fmt.Fprintf(w, "%s: %s\n", cmp.Or(linkNames[name], name), links[name])
+	for _, link := range [][2]string{{"API", "self"}, {"Deliveries", "deliveries"}, {"Temporal Web UI", "temporal"}} {
+		if address := links[link[1]]; address != "" {
+			fmt.Fprintf(w, "%-17s%s\n", link[0]+":", address)
+		}
 	}
 }

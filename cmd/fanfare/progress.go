@@ -40,7 +40,6 @@ func newProgress(out *screen, what, units string, all int64) *progress {
 		progressbar.OptionShowCount(), progressbar.OptionShowIts(), progressbar.OptionSetItsString(units),
 		progressbar.OptionShowBytes(units == "bytes"), progressbar.OptionSetPredictTime(true),
 		progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionUseANSICodes(true), progressbar.OptionSetRenderBlankState(true),
-		progressbar.OptionSetTheme(progressbar.ThemeUnicode),
 	)
 	return p
 }

@@ -93,9 +93,9 @@ func (a *app) publish(ctx context.Context, p publishing) error {
 	case p.asJSON:
 		return a.printJSON(accepted)
 	}
-	fmt.Fprintf(a.out, "Publication %s is %s, to %s recipients.\n  key %s\n", accepted.Id, sayState(accepted.State), number(accepted.Intended), accepted.Key)
+	fmt.Fprintf(a.out, "Publication %s is %s, to %s.\n  key %s\n\n", accepted.Id, sayState(accepted.State), count(accepted.Intended, "recipient"), accepted.Key)
 	printLinks(a.out, accepted.Links)
-	fmt.Fprintf(a.out, "Follow it: fanfare status %s\n", accepted.Id)
+	fmt.Fprintf(a.out, "\nFollow it with `fanfare status %s`.\n", accepted.Id)
 	return nil
 }
 

@@ -33,8 +33,8 @@ Workers do the same at their start and every minute; this does it now.`,
 			if asJSON {
 				return a.printJSON(swept)
 			}
-			fmt.Fprintf(a.out, "%s publications are not finished; %s of them had no workflow and were started again.\n",
-				number(int64(swept.Unfinished)), number(int64(swept.Started)))
+			fmt.Fprintf(a.out, "Not finished: %s. Had no workflow and got one: %s.\n",
+				count(int64(swept.Unfinished), "publication"), number(int64(swept.Started)))
 			return nil
 		}),
 	}

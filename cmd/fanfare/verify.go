@@ -78,11 +78,11 @@ func (a *app) printVerification(v fanfare.Verification, asJSON bool) error {
 		return a.printJSON(v)
 	}
 	if v.OK {
-		fmt.Fprintf(a.out, "The books balance: %s publications counted, %s known duplicates.\n", number(int64(v.Checked)), number(v.Duplicates))
+		fmt.Fprintf(a.out, "The books balance: %s counted, %s.\n", count(int64(v.Checked), "publication"), count(v.Duplicates, "known duplicate"))
 		return nil
 	}
-	fmt.Fprintf(a.out, "The books do not balance: %s problems in %s publications, %s known duplicates.\n\n",
-		number(int64(len(v.Problems))), number(int64(v.Checked)), number(v.Duplicates))
+	fmt.Fprintf(a.out, "The books do not balance: %s in %s, %s.\n\n",
+		count(int64(len(v.Problems)), "problem"), count(int64(v.Checked), "publication"), count(v.Duplicates, "known duplicate"))
 	t := newTable("publication", "channel", "intended", "counted", "problem")
 	for _, p := range v.Problems {
 		t.row(string(p.Publication), string(p.Channel), number(p.Intended), number(p.Counted), p.Sentence)

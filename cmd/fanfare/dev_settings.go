@@ -3,11 +3,8 @@ package main
 import (
 	"cmp"
 	"errors"
-	"fmt"
 	"maps"
 	"net"
-	"net/url"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -17,19 +14,19 @@ import (
 	"github.com/fanfare-dev/fanfare/local"
 )
 
-// world is the settings that dev gives its children, over those of its own
+// overrides are the settings that dev gives its children, over those of its own
 // environment. An empty value takes a setting away.
-type world map[string]string
+type overrides map[string]string
 
 // environ is the whole environment of a child.
-func (w world) environ(ours map[string]string) []string {
+func (o overrides) environ(ours map[string]string) []string {
 	pairs := []string{}
 	for name, value := range ours {
-		if _, given := w[name]; !given {
+		if _, given := o[name]; !given {
 			pairs = append(pairs, name+"="+value)
 		}
 	}
-	for name, value := range w {
+	for name, value := range o {
 		if value != "" {
 			pairs = append(pairs, name+"="+value)
 		}
@@ -50,7 +47,7 @@ func demoIgnores() []string {
 // prepare settles everything that can be settled before anything is started: the
 // settings, whether they are right, and the ports.
 func (d *dev) prepare() error {
-	d.own = world{}
+	d.own = overrides{}
 	if d.demo > 0 {
 		d.ignoreOthers()
 	}
@@ -121,7 +118,7 @@ func (d *dev) takeListen() (host string, err error) {
 	if errors.Join(err, numberErr) != nil {
 		return "", &settingsError{[]fanfare.Violation{{Field: "FANFARE_LISTEN", Detail: "must be host:port, such as 127.0.0.1:8080"}}}
 	}
-	d.ports.server.port, d.ports.server.asked = number, true
+	d.ports.server.port, d.ports.server.asked, d.ports.server.name = number, true, "FANFARE_LISTEN"
 	return host, nil
 }
 
@@ -186,62 +183,12 @@ func (d *dev) checkSettings() error {
 // environment are not among them.
 func (d *dev) writeEnv() error { return local.EnvFile(d.envFile()).Write(d.own.given()) }
 
-func (w world) given() map[string]string {
+func (o overrides) given() map[string]string {
 	given := map[string]string{}
-	for name, value := range w {
+	for name, value := range o {
 		if value != "" {
 			given[name] = value
 		}
 	}
 	return given
-}
-
-// printBlock says where everything is.
-func (d *dev) printBlock() {
-	key := d.own["FANFARE_API_KEY"]
-	if d.environ["FANFARE_API_KEYS"] != "" {
-		key = "one of FANFARE_API_KEYS"
-	}
-	database := d.own["FANFARE_DATABASE_URL"]
-	if u, err := url.Parse(database); err == nil {
-		database = u.Redacted()
-	}
-	rows := [][2]string{
-		{"API", fmt.Sprintf("%s   (key: %s; described at /openapi.yaml)", d.own["FANFARE_API_URL"], key)},
-		{"Temporal Web UI", d.workflowsPage()},
-		{"Sandbox (the mail)", d.sandboxPage()},
-		{"Temporal", d.own["FANFARE_TEMPORAL_ADDRESS"]},
-		{"Database", database},
-		{"Processes", d.pids()},
-	}
-	fmt.Fprint(d.out, "\nFanfare is ready.\n\n")
-	for _, row := range rows {
-		if row[1] != "" {
-			fmt.Fprintf(d.out, "  %-20s%s\n", row[0], row[1])
-		}
-	}
-	fmt.Fprintf(d.out, "\nThe other commands find these settings in %s. Ctrl-C stops what was started here.\n\n", d.envFile())
-}
-
-func (d *dev) workflowsPage() string {
-	base := cmp.Or(d.own["FANFARE_TEMPORAL_UI_URL"], d.environ["FANFARE_TEMPORAL_UI_URL"])
-	if base == "" {
-		return "" // somebody else's Temporal; nobody said where its Web UI is
-	}
-	return strings.TrimRight(base, "/") + "/namespaces/" + url.PathEscape(d.own["FANFARE_TEMPORAL_NAMESPACE"]) + "/workflows"
-}
-
-func (d *dev) sandboxPage() string {
-	if d.noSandbox {
-		return ""
-	}
-	return "http://" + d.ports.sandbox.address() + "/"
-}
-
-func (d *dev) pids() string {
-	parts := []string{"dev " + strconv.Itoa(os.Getpid())}
-	for _, c := range d.children {
-		parts = append(parts, c.name+" "+strconv.Itoa(c.PID()))
-	}
-	return strings.Join(parts, ", ")
 }
