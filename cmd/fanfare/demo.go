@@ -131,7 +131,7 @@ func (d *dev) importReaders(ctx context.Context, c *apiClient) error {
 	bar := newProgress(d.screen, "importing", "subscribers", int64(d.demo))
 	body, lines := io.Pipe()
 	go func() { lines.CloseWithError(writeReaders(lines, d.demo, bar)) }()
-	defer body.Close()
+	defer func() { _ = body.Close() }() // stops the writer; a pipe has nothing to say
 	var report fanfare.ImportReport
 	err := c.stream(ctx, http.MethodPost, topicPath(string(demoTopic))+"/subscribers/import", "application/x-ndjson", body, &report)
 	bar.end()

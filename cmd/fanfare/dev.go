@@ -269,7 +269,7 @@ func (d *dev) sandboxReady(ctx context.Context) error {
 // sayRestarts says the new pid of every child that was started again.
 func (d *dev) sayRestarts(ctx context.Context) error {
 	lives := make([]int, len(d.children))
-	for {
+	for ctx.Err() == nil {
 		for i, c := range d.children {
 			if now, pid := c.Lives(), c.PID(); now > lives[i] && pid != 0 {
 				if lives[i] > 0 {
@@ -278,8 +278,7 @@ func (d *dev) sayRestarts(ctx context.Context) error {
 				lives[i] = now
 			}
 		}
-		if pause(ctx, lookAtChildren) != nil {
-			return nil
-		}
+		_ = pause(ctx, lookAtChildren)
 	}
+	return nil
 }

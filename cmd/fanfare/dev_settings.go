@@ -70,7 +70,7 @@ func (d *dev) prepare() error {
 	keys := cmp.Or(d.environ["FANFARE_API_KEYS"], "dev-key")
 	first, _, _ := strings.Cut(keys, ",")
 	links := LinkSettings{Listen: net.JoinHostPort(host, d.ports.server.String())}
-	for name, value := range map[string]string{
+	maps.Copy(d.own, map[string]string{
 		"FANFARE_LISTEN":             links.Listen,
 		"FANFARE_PUBLIC_URL":         cmp.Or(d.environ["FANFARE_PUBLIC_URL"], links.publicURL()),
 		"FANFARE_API_URL":            links.publicURL(),
@@ -78,9 +78,7 @@ func (d *dev) prepare() error {
 		"FANFARE_API_KEY":            strings.TrimSpace(first),
 		"FANFARE_SECRET":             cmp.Or(d.environ["FANFARE_SECRET"], secret),
 		"FANFARE_TEMPORAL_NAMESPACE": cmp.Or(d.environ["FANFARE_TEMPORAL_NAMESPACE"], "fanfare"),
-	} {
-		d.own[name] = value
-	}
+	})
 	if d.demo > 0 {
 		d.own["FANFARE_DOUBT_DEADLINE"] = cmp.Or(d.environ["FANFARE_DOUBT_DEADLINE"], demoDoubtDeadline)
 	}

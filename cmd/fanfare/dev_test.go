@@ -43,7 +43,7 @@ func startDev(t *testing.T, environ map[string]string, args ...string) (dev *run
 // dataDir is a folder that PostgreSQL's own user may pass through.
 func dataDir(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "fanfare-dev-")
+	dir, err := os.MkdirTemp("", "fanfare-dev-") //nolint:usetesting // t.TempDir lies in a folder that only we may enter
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
 	require.NoError(t, os.Chmod(dir, 0o755))

@@ -117,8 +117,7 @@ func (a *app) openImport(path string) (io.ReadCloser, int64, error) {
 		err = fmt.Errorf("%s is a folder", path)
 	}
 	if err != nil {
-		file.Close()
-		return nil, 0, fmt.Errorf("import: %w", err)
+		return nil, 0, errors.Join(fmt.Errorf("import: %w", err), file.Close())
 	}
 	if !info.Mode().IsRegular() {
 		return file, -1, nil

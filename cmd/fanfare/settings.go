@@ -150,8 +150,14 @@ func (e *settingsError) addUnread(role reflect.Type, err error, unread map[strin
 	return nil
 }
 
-func (s migrateSettings) check(r report)  { s.checkDatabase(r) }
-func (s operatorSettings) check(r report) { s.checkDatabase(r); s.checkTemporal(r); s.checkLedger(r) }
+func (s migrateSettings) check(r report) { s.checkDatabase(r) }
+
+func (s operatorSettings) check(r report) {
+	s.checkDatabase(r)
+	s.checkTemporal(r)
+	s.checkLedger(r)
+}
+
 func (s serverSettings) check(r report) {
 	s.checkDatabase(r)
 	s.checkTemporal(r)

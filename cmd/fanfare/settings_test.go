@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"testing"
@@ -73,12 +74,10 @@ func TestSettingsHaveDefaults(t *testing.T) {
 func TestSettingsAreRead(t *testing.T) {
 	t.Parallel()
 	environ := secrets()
-	for name, value := range map[string]string{
+	maps.Copy(environ, map[string]string{
 		"FANFARE_LISTEN": "0.0.0.0:9000", "FANFARE_RETRY_FAST": "2s, 5m", "FANFARE_DOUBT_EMAIL": "hold", "FANFARE_DOUBT_DEADLINE": " 90s ",
 		"FANFARE_EXPIRES": "", "FANFARE_TEMPORAL_NAMESPACE": "other",
-	} {
-		environ[name] = value
-	}
+	})
 	w, err := load[workerSettings](environ)
 	require.NoError(t, err)
 	require.Equal(t, "http://127.0.0.1:9000", w.publicURL())
