@@ -155,7 +155,7 @@ func TestLookReportsWhereBatchesStand(t *testing.T) {
 	t.Parallel()
 	left := fanfare.Totals{Intended: 10, Sent: 9, Pending: 1}
 	p := &plan{
-		total: 9, planned: 9, done: map[int]bool{9: true},
+		total: 10, planned: 10, done: map[int]bool{9: true}, // the tenth stands behind the ninth
 		publication: fanfare.Publication{State: fanfare.Running, Totals: left},
 		tallies: map[fanfare.BatchRef]fanfare.BatchTally{
 			emailBatch(1): {Totals: left},                                                                // in its first pass
