@@ -14,9 +14,14 @@ import (
 // share it, an acceptance holds it alone.
 const topicLock = `hashtextextended('fanfare topic ' || $1::bigint, 0)`
 
-// addressLock keeps writers of subscribers' addresses from missing each other:
-// single writes share it and lock their own address, imports hold it alone.
+// addressLock keeps writers of subscribers from missing each other: single
+// writes share it and lock the addresses they touch, imports hold it alone.
 const addressLock = `hashtextextended('fanfare addresses', 0)`
+
+// sharingLock lies between claims, who share it, and whoever found that an
+// address is shared, who takes it last, alone, and commits. So there is no claim that
+// took the address for one person's while the next already sees that it is not.
+const sharingLock = `hashtextextended('fanfare sharing', 0)`
 
 // TopicExists reports whether a topic was put before.
 func (l *Ledger) TopicExists(ctx context.Context, topic fanfare.Topic) (bool, error) {
@@ -37,18 +42,43 @@ func (l *Ledger) PutTopic(ctx context.Context, topic fanfare.Topic, name string)
 // PutSubscriber creates a subscriber or replaces what is known of them.
 func (l *Ledger) PutSubscriber(ctx context.Context, s fanfare.Subscriber) (created bool, err error) {
 	err = l.transact(ctx, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock_shared(`+addressLock+`)`); err != nil {
+		if err := lockAddresses(ctx, tx, s); err != nil {
 			return err
 		}
-		if s.Email != "" {
-			if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock(hashtextextended('fanfare address ' || lower($1), 0))`, s.Email); err != nil {
-				return err
-			}
+		if created, err = putSubscriber(ctx, tx, s); err != nil || s.Email == "" {
+			return err
 		}
-		created, err = putSubscriber(ctx, tx, s)
-		return err
+		tag, err := tx.Exec(ctx, `
+			UPDATE subscribers SET email_shared = true
+			WHERE email_hash = address_hash($1) AND NOT email_shared
+			  AND (SELECT count(*) FROM subscribers WHERE email_hash = address_hash($1)) > 1`, s.Email)
+		if err != nil || tag.RowsAffected() == 0 {
+			return err
+		}
+		return waitForClaims(ctx, tx)
 	})
 	return created, failed("put subscriber "+string(s.ID), err)
+}
+
+// lockAddresses locks the address a subscriber gets and the one they have, in
+// one order for all, so that two who exchange theirs do not deadlock.
+func lockAddresses(ctx context.Context, tx pgx.Tx, s fanfare.Subscriber) error {
+	if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock_shared(`+addressLock+`)`); err != nil {
+		return err
+	}
+	_, err := tx.Exec(ctx, `
+		SELECT pg_advisory_xact_lock(a.key) FROM (
+		  SELECT DISTINCT hashtextextended('fanfare address ' || lower(email), 0) AS key
+		  FROM (SELECT email FROM subscribers WHERE external_id = $1 UNION ALL SELECT NULLIF($2, '')) e
+		  WHERE email IS NOT NULL ORDER BY key) a`, s.ID, s.Email)
+	return err
+}
+
+// waitForClaims waits for the claims under way, which do not know of addresses
+// that this transaction marked as shared.
+func waitForClaims(ctx context.Context, tx pgx.Tx) error {
+	_, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock(`+sharingLock+`)`)
+	return err
 }
 
 func putSubscriber(ctx context.Context, tx pgx.Tx, s fanfare.Subscriber) (created bool, err error) {
@@ -67,13 +97,6 @@ func putSubscriber(ctx context.Context, tx pgx.Tx, s fanfare.Subscriber) (create
 			RETURNING xmax = 0`,
 			s.ID, s.Email, s.Phone, jsonOrNull(s.Devices), s.Locale, s.TimeZone, jsonOrNull(s.Attributes)).Scan(&created)
 	}
-	if err != nil || s.Email == "" {
-		return created, err
-	}
-	_, err = tx.Exec(ctx, `
-		UPDATE subscribers SET email_shared = true
-		WHERE email_hash = address_hash($1) AND NOT email_shared
-		  AND (SELECT count(*) FROM subscribers WHERE email_hash = address_hash($1)) > 1`, s.Email)
 	return created, err
 }
 
@@ -93,6 +116,10 @@ func (l *Ledger) Subscriber(ctx context.Context, id fanfare.SubscriberID) (fanfa
 // number stays, so that the books of past publications stay whole.
 func (l *Ledger) EraseSubscriber(ctx context.Context, id fanfare.SubscriberID) error {
 	err := l.transact(ctx, func(tx pgx.Tx) error {
+		// An import under way would subscribe again whom it read before.
+		if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock_shared(`+addressLock+`)`); err != nil {
+			return err
+		}
 		var number fanfare.SubscriberNumber
 		err := tx.QueryRow(ctx, `SELECT subscriber_number FROM subscribers WHERE external_id = $1 FOR UPDATE`, id).Scan(&number)
 		if errors.Is(err, pgx.ErrNoRows) {

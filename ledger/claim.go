@@ -27,6 +27,7 @@ func (l *Ledger) ClaimDue(ctx context.Context, ref fanfare.BatchRef, provider st
 func (l *Ledger) claim(ctx context.Context, ref fanfare.BatchRef, sql string, args ...any) (fanfare.Claim, error) {
 	claim := fanfare.Claim{BeginWithin: beginWithin, CallWithin: callWithin}
 	b := &pgx.Batch{}
+	b.Queue(`SELECT pg_advisory_xact_lock_shared(` + sharingLock + `)`)
 	b.Queue(enterGateSQL, ref.Publication)
 	b.Queue(lockBatchSQL, ref.Publication, ref.Channel, ref.N)
 	b.Queue(sql, args...).Query(func(rows pgx.Rows) error {

@@ -7,7 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
 	fanfare "github.com/fanfare-dev/fanfare"
@@ -198,13 +197,7 @@ func TestAClaimInFlightHoldsUpAStop(t *testing.T) {
 	w.subscribed(10)
 	ref := w.running("article-1", 10)
 	// Holding the batch stops the claim behind the gate.
-	held, err := pgx.Connect(t.Context(), w.url)
-	require.NoError(t, err)
-	t.Cleanup(func() { held.Close(context.Background()) })
-	tx, err := held.Begin(t.Context())
-	require.NoError(t, err)
-	_, err = tx.Exec(t.Context(), `SELECT FROM batches FOR UPDATE`)
-	require.NoError(t, err)
+	release := w.hold(`SELECT FROM batches FOR UPDATE`)
 
 	var wg sync.WaitGroup
 	var claim fanfare.Claim
@@ -219,7 +212,7 @@ func TestAClaimInFlightHoldsUpAStop(t *testing.T) {
 	wg.Go(func() { late, lateErr = w.ClaimNew(t.Context(), ref, "sendgrid", 5) })
 	w.waitingFor(3)
 
-	require.NoError(t, tx.Commit(t.Context()))
+	release()
 	wg.Wait()
 	require.NoError(t, claimErr)
 	require.NoError(t, cancelErr)
@@ -227,14 +220,6 @@ func TestAClaimInFlightHoldsUpAStop(t *testing.T) {
 	require.Len(t, claim.Recipients, 5)
 	require.Empty(t, late.Recipients, "who came behind the cancel gets nothing")
 	require.True(t, one[bool](w, `SELECT clock_timestamp() >= begin_by FROM calls`))
-}
-
-// waitingFor waits until n sessions wait for a lock.
-func (w *world) waitingFor(n int) {
-	w.t.Helper()
-	require.Eventually(w.t, func() bool {
-		return one[int](w, `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`) == n
-	}, 10*time.Second, time.Millisecond)
 }
 
 // With a row lock FOR SHARE a cancel waited for as long as claims overlapped.

@@ -87,11 +87,14 @@ func importChunk(ctx context.Context, conn *pgxpool.Conn, topic fanfare.TopicID,
 		if m, err = mergeSubscribers(ctx, tx); err != nil {
 			return err
 		}
-		if err = markShared(ctx, tx, m.written()); err != nil {
+		marked, err := markShared(ctx, tx, m.written())
+		if err != nil {
 			return err
 		}
-		opened, err = openSubscriptions(ctx, tx, topic, m)
-		return err
+		if opened, err = openSubscriptions(ctx, tx, topic, m); err != nil || marked == 0 {
+			return err
+		}
+		return waitForClaims(ctx, tx)
 	})
 	if err != nil {
 		return err
@@ -192,15 +195,16 @@ func mergeSubscribers(ctx context.Context, tx pgx.Tx) (merged, error) {
 	return m, err
 }
 
-// markShared marks everyone whose address is also that of one of those written.
-func markShared(ctx context.Context, tx pgx.Tx, written []int64) error {
-	_, err := tx.Exec(ctx, `
+// markShared marks everyone whose address is also that of one of those written,
+// and returns how many that were not marked before.
+func markShared(ctx context.Context, tx pgx.Tx, written []int64) (marked int64, err error) {
+	tag, err := tx.Exec(ctx, `
 		WITH shared AS MATERIALIZED (
 		  SELECT DISTINCT s.email_hash FROM unnest($1::bigint[]) AS w (number) JOIN subscribers s ON s.subscriber_number = w.number
 		  WHERE (SELECT count(*) FROM (SELECT FROM subscribers o WHERE o.email_hash = s.email_hash LIMIT 2) holders) > 1
 		)
 		UPDATE subscribers s SET email_shared = true FROM shared WHERE s.email_hash = shared.email_hash AND NOT s.email_shared`, written)
-	return err
+	return tag.RowsAffected(), err
 }
 
 // openSubscriptions opens the missing subscriptions and returns how many of

@@ -127,6 +127,30 @@ func all[T any](w *world, sql string, args ...any) []T {
 	return list
 }
 
+// hold takes locks in a session of its own until release is called.
+func (w *world) hold(sql string, args ...any) (release func()) {
+	w.t.Helper()
+	conn, err := pgx.Connect(w.t.Context(), w.url)
+	require.NoError(w.t, err)
+	w.t.Cleanup(func() { conn.Close(context.Background()) })
+	tx, err := conn.Begin(w.t.Context())
+	require.NoError(w.t, err)
+	_, err = tx.Exec(w.t.Context(), sql, args...)
+	require.NoError(w.t, err)
+	return func() {
+		w.t.Helper()
+		require.NoError(w.t, tx.Rollback(w.t.Context()))
+	}
+}
+
+// waitingFor waits until n sessions wait for a lock.
+func (w *world) waitingFor(n int) {
+	w.t.Helper()
+	require.Eventually(w.t, func() bool {
+		return one[int](w, `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`) == n
+	}, 10*time.Second, time.Millisecond)
+}
+
 // atOnce runs do n times at once, for i from 0, and fails with the first error.
 func atOnce(t testing.TB, n int, do func(i int) error) {
 	t.Helper()
