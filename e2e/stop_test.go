@@ -54,7 +54,7 @@ func TestCancelWithTemporalDown(t *testing.T) {
 	for _, call := range st.sandbox.Calls(0, 100000) {
 		require.False(t, call.ArrivedAt.After(answered), "call %s arrived %s after cancel had been answered", call.ID, call.ArrivedAt.Sub(answered))
 	}
-	require.EqualValues(t, st.sandbox.Stats().Distinct, p.Totals.Sent)
+	require.Equal(t, st.sandbox.Stats().Distinct, p.Totals.Sent)
 	require.EqualValues(t, 10000, p.Totals.Sent+p.Totals.Skipped)
 	require.True(t, st.verify().OK)
 }

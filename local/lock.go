@@ -22,7 +22,7 @@ type Lock struct{ file *os.File }
 func LockFolder(dir string) (*Lock, error) {
 	// As root, others need to pass through to what is theirs (PostgreSQL runs as
 	// another user); nobody but the owner gets to list it.
-	if err := os.MkdirAll(dir, 0o711); err != nil {
+	if err := os.MkdirAll(dir, 0o711); err != nil { //nolint:gosec // see above
 		return nil, fmt.Errorf("make folder %s: %w", dir, err)
 	}
 	path := filepath.Join(dir, "lock")
@@ -33,14 +33,14 @@ func LockFolder(dir string) (*Lock, error) {
 	err = syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 	if errors.Is(err, syscall.EWOULDBLOCK) {
 		owner, _ := io.ReadAll(io.LimitReader(file, 32))
-		file.Close()
+		_ = file.Close() // nothing was written
 		return nil, fmt.Errorf("folder %s %w by process %s; stop it or choose another folder", dir, ErrInUse, strings.TrimSpace(string(owner)))
 	}
 	if err == nil {
 		err = errors.Join(file.Truncate(0), writePID(file))
 	}
 	if err != nil {
-		file.Close()
+		_ = file.Close() // nothing was written
 		return nil, fmt.Errorf("lock folder %s: %w", dir, err)
 	}
 	return &Lock{file}, nil

@@ -165,9 +165,7 @@ func serverSettings(c PostgresConfig) map[string]string {
 		}
 		settings["wal_compression"] = "off"
 	}
-	for name, value := range c.Settings {
-		settings[name] = value
-	}
+	maps.Copy(settings, c.Settings)
 	return settings
 }
 
@@ -258,7 +256,7 @@ func stopLeftOver(ctx context.Context, dir string) error {
 	line, _, _ := strings.Cut(string(raw), "\n")
 	pid, err := strconv.Atoi(strings.TrimSpace(line))
 	if err != nil || !runsOver(pid, dir) {
-		return nil // stale; PostgreSQL removes it itself
+		return nil //nolint:nilerr // stale; PostgreSQL removes it itself
 	}
 	if err := syscall.Kill(pid, syscall.SIGINT); err != nil {
 		return fmt.Errorf("stop the PostgreSQL %d that an earlier run left behind: %w", pid, err)
@@ -284,8 +282,8 @@ func postgresBin() (string, error) {
 	}
 	var found []string
 	if path, err := exec.LookPath("postgres"); err == nil {
-		if real, err := filepath.EvalSymlinks(path); err == nil {
-			found = append(found, filepath.Dir(real))
+		if target, err := filepath.EvalSymlinks(path); err == nil {
+			found = append(found, filepath.Dir(target))
 		}
 	}
 	for _, pattern := range patterns {

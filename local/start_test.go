@@ -19,7 +19,7 @@ import (
 func folder(t *testing.T) string {
 	dir, err := os.MkdirTemp("", "fanfare-local-")
 	require.NoError(t, err)
-	require.NoError(t, os.Chmod(dir, 0o755)) //nolint:gosec // see above
+	require.NoError(t, os.Chmod(dir, 0o755))
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	return dir
 }

@@ -95,7 +95,7 @@ func TestRefusals(t *testing.T) {
 		{"category too long", func(m object) { m["categories"] = []any{strings.Repeat("é", 256)} }, "categories.0"},
 		{"to is not a list", func(m object) { person(m, 1)["to"] = "a@b.example" }, "personalizations.1.to"},
 	}
-	for _, name := range strings.Fields("x-sg-id x-sg-eid Received DKIM-Signature Content-Type Content-Transfer-Encoding To From Subject Reply-To CC BCC") {
+	for name := range strings.FieldsSeq("x-sg-id x-sg-eid Received DKIM-Signature Content-Type Content-Transfer-Encoding To From Subject Reply-To CC BCC") {
 		tests = append(tests, struct {
 			name   string
 			change func(m object)

@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"hash/maphash"
+	"maps"
 	"strconv"
 	"sync"
 	"time"
@@ -267,10 +268,7 @@ func (st *store) stats() Stats {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	out := st.count
-	out.ByStatus = make(map[string]int64, len(st.count.ByStatus))
-	for status, n := range st.count.ByStatus {
-		out.ByStatus[status] = n
-	}
+	out.ByStatus = maps.Clone(st.count.ByStatus)
 	return out
 }
 

@@ -1,6 +1,7 @@
 package schema_test
 
 import (
+	"slices"
 	"sync"
 	"testing"
 
@@ -26,10 +27,10 @@ func TestUpDownAndUpAgain(t *testing.T) {
 	require.Empty(t, applied, "there is nothing left to do")
 	require.Equal(t, 1, one[int](db, `SELECT count(*) FROM publications`), "going up again touches no rows")
 
-	for i := len(names) - 1; i >= 0; i-- {
+	for _, newest := range slices.Backward(names) {
 		name, err := schema.Down(t.Context(), url)
 		require.NoError(t, err)
-		require.Equal(t, names[i], name)
+		require.Equal(t, newest, name)
 	}
 	require.Empty(t, db.objects(), "down leaves nothing behind")
 

@@ -49,7 +49,7 @@ type stage struct {
 	begun time.Time
 }
 
-// newStage has batches batches on each channel, each of which takes a second
+// newStage has so many batches on each channel, each of which takes a second
 // and reports that it is done.
 func newStage(t *testing.T, batches int, channels ...fanfare.Channel) *stage {
 	t.Helper()
