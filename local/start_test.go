@@ -17,7 +17,7 @@ import (
 
 // folder is a place that PostgreSQL's own user can enter, also when we are root.
 func folder(t *testing.T) string {
-	dir, err := os.MkdirTemp("", "fanfare-local-")
+	dir, err := os.MkdirTemp("", "fanfare-local-") //nolint:usetesting // t.TempDir lies in a folder that only we may enter
 	require.NoError(t, err)
 	require.NoError(t, os.Chmod(dir, 0o755))
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
