@@ -36,11 +36,11 @@ type Delivery struct {
 	Subscriber  SubscriberID      `json:"subscriber"` // empty after erasure
 	Channel     Channel           `json:"channel"`
 	State       State             `json:"state"`
-	Reason      string            `json:"reason,omitempty"`
-	Code        string            `json:"code,omitempty"` // <provider>:<code>
-	Provider    string            `json:"provider,omitempty"`
-	Attempts    []Attempt         `json:"attempts,omitempty"`
-	Events      []Event           `json:"events,omitempty"`
+	Reason      string            `json:"reason"`
+	Code        string            `json:"code"` // <provider>:<code>
+	Provider    string            `json:"provider"`
+	Attempts    []Attempt         `json:"attempts,omitzero"` // nil where it was not read
+	Events      []Event           `json:"events,omitzero"`   // likewise
 	Links       map[string]string `json:"links,omitempty"`
 	Batch       int               `json:"-"` // 0 while no batch claimed it
 }
@@ -53,7 +53,7 @@ type Attempt struct {
 	StartedAt time.Time  `json:"started_at"`
 	EndedAt   *time.Time `json:"ended_at,omitempty"`
 	Outcome   string     `json:"outcome,omitempty"` // an OutcomeKind; empty while the call is under way
-	Code      string     `json:"code,omitempty"`
+	Code      string     `json:"code"`
 	Evidence  string     `json:"evidence,omitempty"` // how a doubtful call was settled
 }
 

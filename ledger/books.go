@@ -164,7 +164,8 @@ func (l *Ledger) Deliveries(ctx context.Context, q fanfare.DeliveryQuery) ([]fan
 
 func (l *Ledger) deliveriesOf(ctx context.Context, q fanfare.DeliveryQuery, c fanfare.Channel, after fanfare.SubscriberNumber, limit int) ([]fanfare.Delivery, error) {
 	sql := `
-		SELECT s.subscriber_number, COALESCE(p.external_id, ''), COALESCE(d.state, 'pending'), COALESCE(d.reason, ''), COALESCE(d.code, ''), COALESCE(d.batch, 0)
+		SELECT s.subscriber_number, COALESCE(p.external_id, ''), COALESCE(d.state, 'pending'), COALESCE(d.reason, ''), COALESCE(d.code, ''), COALESCE(d.batch, 0),
+		  (SELECT call.provider FROM calls call WHERE call.publication_id = $1 AND call.call_id = d.call_id)
 		FROM subscriptions s JOIN subscribers p USING (subscriber_number)
 		LEFT JOIN deliveries d ON d.publication_id = $1 AND d.channel = $2 AND d.subscriber_number = s.subscriber_number
 		WHERE s.subscriber_number > $3 AND ($4 = '' OR COALESCE(d.state, 'pending')::text = $4) AND ` + audience + `
@@ -172,7 +173,8 @@ func (l *Ledger) deliveriesOf(ctx context.Context, q fanfare.DeliveryQuery, c fa
 	switch q.State {
 	case fanfare.InDoubt, fanfare.Failed, fanfare.Dead:
 		sql = `
-		SELECT a.subscriber_number, COALESCE(p.external_id, ''), d.state, COALESCE(d.reason, ''), COALESCE(d.code, ''), d.batch
+		SELECT a.subscriber_number, COALESCE(p.external_id, ''), d.state, COALESCE(d.reason, ''), COALESCE(d.code, ''), d.batch,
+		  (SELECT call.provider FROM calls call WHERE call.publication_id = $1 AND call.call_id = d.call_id)
 		FROM attention a JOIN subscribers p USING (subscriber_number)
 		JOIN deliveries d USING (publication_id, channel, subscriber_number)
 		WHERE a.publication_id = $1 AND a.channel = $2 AND a.subscriber_number > $3 AND a.state = $4::text::delivery_state
@@ -185,7 +187,11 @@ func (l *Ledger) deliveriesOf(ctx context.Context, q fanfare.DeliveryQuery, c fa
 	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (fanfare.Delivery, error) {
 		d := fanfare.Delivery{Publication: q.Publication, Channel: c}
 		id := fanfare.DeliveryID{Publication: q.Publication, Channel: c}
-		err := row.Scan(&id.Number, &d.Subscriber, &d.State, &d.Reason, &d.Code, &d.Batch)
+		var provider *string
+		err := row.Scan(&id.Number, &d.Subscriber, &d.State, &d.Reason, &d.Code, &d.Batch, &provider)
+		if provider != nil {
+			d.Provider = *provider
+		}
 		d.ID = id.String()
 		return d, err
 	})
@@ -194,7 +200,7 @@ func (l *Ledger) deliveriesOf(ctx context.Context, q fanfare.DeliveryQuery, c fa
 // Delivery reads one delivery with every attempt. A member of the audience who
 // was not claimed yet is pending; anyone else is fanfare.ErrNotFound.
 func (l *Ledger) Delivery(ctx context.Context, id fanfare.DeliveryID) (fanfare.Delivery, error) {
-	d := fanfare.Delivery{ID: id.String(), Publication: id.Publication, Channel: id.Channel}
+	d := fanfare.Delivery{ID: id.String(), Publication: id.Publication, Channel: id.Channel, Events: []fanfare.Event{}}
 	err := l.pool.QueryRow(ctx, `
 		SELECT COALESCE(p.external_id, ''), COALESCE(d.state, 'pending'), COALESCE(d.reason, ''), COALESCE(d.code, ''), COALESCE(d.batch, 0), COALESCE(c.provider, '')
 		FROM subscriptions s JOIN subscribers p USING (subscriber_number)
