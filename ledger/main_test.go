@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -15,56 +13,10 @@ import (
 
 	fanfare "github.com/fanfare-dev/fanfare"
 	"github.com/fanfare-dev/fanfare/ledger"
-	"github.com/fanfare-dev/fanfare/schema"
+	"github.com/fanfare-dev/fanfare/local/localtest"
 )
 
-func TestMain(m *testing.M) {
-	code := m.Run()
-	if server != nil {
-		_, _ = server.Exec(context.Background(), "DROP DATABASE "+template+" WITH (FORCE)")
-	}
-	os.Exit(code)
-}
-
-var (
-	serving   sync.Mutex
-	server    *pgx.Conn
-	template  = fmt.Sprintf("ledger_%d", os.Getpid())
-	databases atomic.Int64
-)
-
-// database makes a database with all tables, from a template that is migrated
-// once, and returns its URL.
-func database(t testing.TB) string {
-	t.Helper()
-	serving.Lock()
-	defer serving.Unlock()
-	ctx := context.Background()
-	if server == nil {
-		conn, err := pgx.Connect(ctx, os.Getenv("FANFARE_TEST_POSTGRES"))
-		require.NoError(t, err)
-		_, err = conn.Exec(ctx, "CREATE DATABASE "+template)
-		require.NoError(t, err)
-		server = conn
-		_, err = schema.Up(ctx, urlOf(template))
-		require.NoError(t, err)
-	}
-	name := fmt.Sprintf("%s_%d", template, databases.Add(1))
-	_, err := server.Exec(ctx, "CREATE DATABASE "+name+" TEMPLATE "+template)
-	require.NoError(t, err)
-	t.Cleanup(func() {
-		serving.Lock()
-		defer serving.Unlock()
-		_, err := server.Exec(ctx, "DROP DATABASE "+name+" WITH (FORCE)")
-		require.NoError(t, err)
-	})
-	return urlOf(name)
-}
-
-func urlOf(database string) string {
-	c := server.Config()
-	return fmt.Sprintf("postgres://%s@%s:%d/%s", c.User, c.Host, c.Port, database)
-}
+func TestMain(m *testing.M) { os.Exit(localtest.Main(m)) }
 
 // world is a migrated database with a ledger over it, and a connection for looking.
 type world struct {
@@ -76,7 +28,7 @@ type world struct {
 
 func newWorld(t testing.TB, change ...func(*ledger.Config)) *world {
 	t.Helper()
-	w := &world{t: t, url: database(t)}
+	w := &world{t: t, url: localtest.Database(t)}
 	cfg := ledger.Config{
 		Channels: []fanfare.Channel{fanfare.Email}, Expires: 24 * time.Hour, DoubtDeadline: time.Minute,
 		DoubtPolicy: map[fanfare.Channel]ledger.Policy{fanfare.Email: ledger.Resend},

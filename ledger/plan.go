@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
@@ -36,6 +37,9 @@ func (l *Ledger) Plan(ctx context.Context, id fanfare.PublicationID, size, limit
 			  FROM batches WHERE publication_id = $1 GROUP BY publication_id, channel) b
 			  ON b.publication_id = p.publication_id AND b.channel = p.channels[1]
 			WHERE p.publication_id = $1`, id).Scan(&audience, &planned, &covered, &through)
+		if errors.Is(err, pgx.ErrNoRows) {
+			err = fanfare.ErrNotFound
+		}
 		if err != nil {
 			return err
 		}
