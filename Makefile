@@ -46,9 +46,9 @@ lint: bin/golangci-lint bin/workflowcheck ## check format, style, imports and de
 	bin/golangci-lint fmt --diff
 	go vet ./...
 	bin/golangci-lint run
-	bin/workflowcheck ./workflows/...
+	bin/workflowcheck -test=false ./workflows/...
 	go mod tidy -diff
-	@if command -v shellcheck >/dev/null 2>&1; then shellcheck tools/*.sh .ci/run; else sh -n tools/install.sh; fi
+	@if command -v shellcheck >/dev/null 2>&1; then shellcheck tools/*.sh deploy/temporal/*.sh .ci/run; else sh -n tools/install.sh; fi
 
 # Developer tools, at the versions in tools/go.mod, built once.
 bin/golangci-lint: tools/go.mod

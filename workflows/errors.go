@@ -44,7 +44,8 @@ func ActivityError(err error) error {
 // UI, with the counts and the reasons in its message.
 func deadLetters(r BatchResult) error {
 	reasons := make([]string, 0, len(r.Problems.Reasons))
-	for _, reason := range slices.Sorted(maps.Keys(r.Problems.Reasons)) {
+	names := slices.Sorted(maps.Keys(r.Problems.Reasons)) //workflowcheck:ignore the sort decides the order
+	for _, reason := range names {
 		reasons = append(reasons, fmt.Sprintf("%d %s", r.Problems.Reasons[reason], reason))
 	}
 	message := fmt.Sprintf("%d of %d deliveries are dead (%s)", r.Totals.Dead, r.Totals.Intended, strings.Join(reasons, ", "))
