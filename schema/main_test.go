@@ -2,37 +2,17 @@ package schema_test
 
 import (
 	"context"
-	"fmt"
 	"os"
-	"sync/atomic"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
 
-	"github.com/fanfare-dev/fanfare/schema"
+	"github.com/fanfare-dev/fanfare/local/localtest"
 )
 
-var databases atomic.Int64
-
-// emptyDatabase makes a database without tables and returns its URL.
-func emptyDatabase(t *testing.T) string {
-	t.Helper()
-	ctx := context.Background()
-	server, err := pgx.Connect(ctx, os.Getenv("FANFARE_TEST_POSTGRES"))
-	require.NoError(t, err)
-	name := fmt.Sprintf("schema_%d_%d", os.Getpid(), databases.Add(1))
-	_, err = server.Exec(ctx, "CREATE DATABASE "+name)
-	require.NoError(t, err)
-	t.Cleanup(func() {
-		_, err := server.Exec(ctx, "DROP DATABASE "+name+" WITH (FORCE)")
-		require.NoError(t, err)
-		require.NoError(t, server.Close(ctx))
-	})
-	c := server.Config()
-	return fmt.Sprintf("postgres://%s@%s:%d/%s", c.User, c.Host, c.Port, name)
-}
+func TestMain(m *testing.M) { os.Exit(localtest.Main(m)) }
 
 // tables is a connection to a migrated database.
 type tables struct {
@@ -42,10 +22,7 @@ type tables struct {
 
 func migrated(t *testing.T) *tables {
 	t.Helper()
-	url := emptyDatabase(t)
-	_, err := schema.Up(t.Context(), url)
-	require.NoError(t, err)
-	return connect(t, url)
+	return connect(t, localtest.Database(t))
 }
 
 func connect(t *testing.T, url string) *tables {

@@ -7,12 +7,13 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/fanfare-dev/fanfare/local/localtest"
 	"github.com/fanfare-dev/fanfare/schema"
 )
 
 func TestUpDownAndUpAgain(t *testing.T) {
 	t.Parallel()
-	url := emptyDatabase(t)
+	url := localtest.EmptyDatabase(t)
 	db := connect(t, url)
 	names := []string{"00001_audience.sql", "00002_ledger.sql"}
 
@@ -52,7 +53,7 @@ func (db *tables) objects() []string {
 
 func TestStatusTellsWhatIsApplied(t *testing.T) {
 	t.Parallel()
-	url := emptyDatabase(t)
+	url := localtest.EmptyDatabase(t)
 	list, err := schema.Status(t.Context(), url)
 	require.NoError(t, err)
 	require.Len(t, list, 2)
@@ -71,7 +72,7 @@ func TestStatusTellsWhatIsApplied(t *testing.T) {
 
 func TestSeveralProcessesMayMigrateAtOnce(t *testing.T) {
 	t.Parallel()
-	url := emptyDatabase(t)
+	url := localtest.EmptyDatabase(t)
 	const processes = 4
 	applied, errs := make([][]string, processes), make([]error, processes)
 	var wg sync.WaitGroup
@@ -92,7 +93,7 @@ func TestSeveralProcessesMayMigrateAtOnce(t *testing.T) {
 
 func TestANewerDatabaseIsRefused(t *testing.T) {
 	t.Parallel()
-	url := emptyDatabase(t)
+	url := localtest.EmptyDatabase(t)
 	_, err := schema.Up(t.Context(), url)
 	require.NoError(t, err)
 	connect(t, url).exec(`INSERT INTO goose_db_version (version_id, is_applied) VALUES (99, true)`)
