@@ -257,8 +257,8 @@ func TestStatus(t *testing.T) {
 	lines := strings.Split(got.out, "\n")
 	require.Equal(t, "Publication "+someID+" is running.", lines[0])
 	require.Contains(t, got.out, "1,234 recipients a second")
-	require.Equal(t, []string{"channel", "intended", "pending", "sending", "in", "doubt", "sent", "delivered", "failed", "skipped", "dead"}, strings.Fields(lines[4]))
-	require.Equal(t, []string{"email", "12,345", "11,345", "0", "10", "990", "0", "0", "0", "0"}, strings.Fields(lines[5]))
+	require.Equal(t, []string{"channel", "intended", "sent", "in", "doubt", "pending"}, strings.Fields(lines[4]))
+	require.Equal(t, []string{"email", "12,345", "990", "10", "11,345"}, strings.Fields(lines[5]))
 
 	got = command(t, s.environ(), "", "status", someID, "--json")
 	require.Empty(t, cmp.Diff(p, fromJSON[fanfare.Publication](t, got)))
@@ -291,4 +291,24 @@ func TestWhenTheAPIDoesNotAnswerAsItShould(t *testing.T) {
 	}})
 	require.Contains(t, ask(s.environ()).err, "Set FANFARE_API_KEY to one of the keys")
 	require.Contains(t, ask(s.environ()).err, "knows this request as REQ7")
+}
+
+func TestBooksThatDoNotBalance(t *testing.T) {
+	t.Parallel()
+	bad := fanfare.Verification{Checked: 12, Duplicates: 1, Problems: []fanfare.Problem{
+		{Publication: someID, Channel: fanfare.Email, Intended: 10000, Counted: 9999, Sentence: "1 recipient was passed over"},
+	}}
+	for _, asJSON := range []bool{false, true} {
+		var out buffer
+		a := &app{out: &out}
+		var exit *exitError
+		require.ErrorAs(t, a.reportVerification(bad, asJSON), &exit)
+		require.Equal(t, 1, exit.code)
+		if asJSON {
+			require.Empty(t, cmp.Diff(bad, fromJSON[fanfare.Verification](t, result{out: out.String()})))
+			continue
+		}
+		require.Contains(t, out.String(), "The books do not balance: 1 problem in 12 publications, 1 known duplicate.\n")
+		require.Regexp(t, someID+`\s+email\s+10,000\s+9,999\s+1 recipient was passed over\n`, out.String())
+	}
 }

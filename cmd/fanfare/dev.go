@@ -57,13 +57,14 @@ func (a *app) devCommand() *cobra.Command {
 		Short: "Run everything on this machine",
 		Long: `Runs everything on this machine: PostgreSQL, Temporal with its Web UI, stand-in
 providers (the sandbox), the server and a worker. All data is kept in --data-dir,
-so that the next start finds everything as it was left. A part that dies is
-started again. Ctrl-C stops all that was started here, and nothing else.
+so that the next start finds everything as it was left. A server, sandbox or
+worker that dies is started again. Ctrl-C stops all that was started here, and
+nothing else.
 
 FANFARE_DATABASE_URL, FANFARE_TEMPORAL_ADDRESS and SENDGRID_API_KEY, where they are
 set, are used instead of an own PostgreSQL, an own Temporal and the sandbox.
 --demo ignores them: it subscribes made-up people, publishes an article to them and
-shows how it is sent, slowly enough to watch it and to kill a part meanwhile.
+shows how it is sent, slowly enough to watch it and to kill the worker meanwhile.
 
 The API key is "dev-key" unless FANFARE_API_KEYS is set.`,
 		Example: "  fanfare dev --demo 10000",

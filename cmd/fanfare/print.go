@@ -76,18 +76,7 @@ func printPublication(w io.Writer, p fanfare.Publication) error {
 		fmt.Fprintln(w, "  "+line)
 	}
 	fmt.Fprintln(w)
-	t := newNumbers("channel", "intended", "pending", "sending", "in doubt", "sent", "delivered", "failed", "skipped", "dead")
-	row := func(name string, c fanfare.Totals) {
-		t.row(name, number(c.Intended), number(c.Pending), number(c.Sending), number(c.InDoubt), number(c.Sent),
-			number(c.Delivered), number(c.Failed), number(c.Skipped), number(c.Dead))
-	}
-	for _, channel := range slices.Sorted(maps.Keys(p.ByChannel)) {
-		row(string(channel), p.ByChannel[channel])
-	}
-	if len(p.ByChannel) != 1 {
-		row("all", p.Totals)
-	}
-	if err := t.print(w); err != nil {
+	if err := tally(p).print(w); err != nil {
 		return err
 	}
 	fmt.Fprintln(w)
@@ -95,6 +84,44 @@ func printPublication(w io.Writer, p fanfare.Publication) error {
 	printCounts(w, "Failed:  ", p.FailedByCode)
 	printLinks(w, p.Links)
 	return nil
+}
+
+// tally has a row for each channel and a column for each state that somebody is in;
+// all eight would not fit on a terminal.
+func tally(p fanfare.Publication) *table {
+	columns := []struct {
+		name string
+		of   func(fanfare.Totals) int64
+	}{
+		{"intended", func(t fanfare.Totals) int64 { return t.Intended }},
+		{"sent", func(t fanfare.Totals) int64 { return t.Sent }},
+		{"delivered", func(t fanfare.Totals) int64 { return t.Delivered }},
+		{"skipped", func(t fanfare.Totals) int64 { return t.Skipped }},
+		{"failed", func(t fanfare.Totals) int64 { return t.Failed }},
+		{"dead", func(t fanfare.Totals) int64 { return t.Dead }},
+		{"in doubt", func(t fanfare.Totals) int64 { return t.InDoubt }},
+		{"sending", func(t fanfare.Totals) int64 { return t.Sending }},
+		{"pending", func(t fanfare.Totals) int64 { return t.Pending }},
+	}
+	channels := slices.Sorted(maps.Keys(p.ByChannel))
+	head, rows := []string{"channel"}, make([][]string, len(channels))
+	for i, channel := range channels {
+		rows[i] = []string{string(channel)}
+	}
+	for _, column := range columns {
+		if column.name != "intended" && column.of(p.Totals) == 0 {
+			continue
+		}
+		head = append(head, column.name)
+		for i, channel := range channels {
+			rows[i] = append(rows[i], number(column.of(p.ByChannel[channel])))
+		}
+	}
+	t := newNumbers(head...)
+	for _, row := range rows {
+		t.row(row...)
+	}
+	return t
 }
 
 // spent says when a publication began and ended, or how fast it goes.

@@ -64,19 +64,24 @@ func (a *app) verify(cmd *cobra.Command, id fanfare.PublicationID, asJSON bool) 
 	if err != nil {
 		return databaseError(err)
 	}
-	if err := a.printVerification(v, asJSON); err != nil {
-		return err
-	}
-	if !v.OK {
-		return &exitError{code: exitFailed}
-	}
-	return nil
+	return a.reportVerification(v, asJSON)
 }
 
-func (a *app) printVerification(v fanfare.Verification, asJSON bool) error {
+// reportVerification prints what was counted, and fails where the books do not balance.
+func (a *app) reportVerification(v fanfare.Verification, asJSON bool) error {
+	var err error
 	if asJSON {
-		return a.printJSON(v)
+		err = a.printJSON(v)
+	} else {
+		err = a.printVerification(v)
 	}
+	if err != nil || v.OK {
+		return err
+	}
+	return &exitError{code: exitFailed}
+}
+
+func (a *app) printVerification(v fanfare.Verification) error {
 	if v.OK {
 		fmt.Fprintf(a.out, "The books balance: %s counted, %s.\n", count(int64(v.Checked), "publication"), count(v.Duplicates, "known duplicate"))
 		return nil
