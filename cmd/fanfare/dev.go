@@ -258,8 +258,16 @@ func (d *dev) client() *apiClient {
 }
 
 func (d *dev) serverReady(ctx context.Context) error {
-	var ready api.Readiness
-	return d.client().send(ctx, http.MethodGet, "/readyz", nil, &ready)
+	var answer api.Readiness
+	if err := d.client().send(ctx, http.MethodGet, "/readyz", nil, &answer); err != nil {
+		return err
+	}
+	for _, part := range answer.Parts {
+		if !part.Ready { // one that is not required, or the server would not be ready
+			d.log.Warn("waiting for "+part.Name+"; what is published meanwhile is accepted, and sent when it is back", "address", d.own["FANFARE_TEMPORAL_ADDRESS"])
+		}
+	}
+	return nil
 }
 
 func (d *dev) sandboxReady(ctx context.Context) error {

@@ -103,7 +103,7 @@ func (a *app) migrateStatusCommand() *cobra.Command {
 				}
 				t.row(m.Name, applied)
 			}
-			return t.print(a.out)
+			return t.write(a.out)
 		}),
 	}
 	jsonFlag(cmd, &asJSON)

@@ -58,7 +58,7 @@ func (t *table) row(cells ...string) {
 	t.text.WriteString("\n")
 }
 
-func (t *table) print(w io.Writer) error {
+func (t *table) write(w io.Writer) error {
 	aligned := tabwriter.NewWriter(w, 0, 0, 2, ' ', t.flags)
 	fmt.Fprint(aligned, t.text.String())
 	if err := aligned.Flush(); err != nil {
@@ -76,7 +76,7 @@ func printPublication(w io.Writer, p fanfare.Publication) error {
 		fmt.Fprintln(w, "  "+line)
 	}
 	fmt.Fprintln(w)
-	if err := tally(p).print(w); err != nil {
+	if err := tally(p).write(w); err != nil {
 		return err
 	}
 	fmt.Fprintln(w)

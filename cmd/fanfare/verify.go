@@ -92,5 +92,5 @@ func (a *app) printVerification(v fanfare.Verification) error {
 	for _, p := range v.Problems {
 		t.row(string(p.Publication), string(p.Channel), number(p.Intended), number(p.Counted), p.Sentence)
 	}
-	return t.print(a.out)
+	return t.write(a.out)
 }
