@@ -132,10 +132,8 @@ func (p *publishing) look(ctx workflow.Context) error {
 	for _, ref := range look.Done {
 		p.report(batchReport{Ref: ref, Done: true})
 	}
-	for _, batch := range look.Orphans {
-		if err := p.startBatch(ctx, batch); err != nil {
-			return err
-		}
+	if err := p.startBatches(ctx, look.Orphans); err != nil {
+		return err
 	}
 	was := p.State
 	if look.State != was {
@@ -239,10 +237,10 @@ func (p *publishing) fillWindows(ctx workflow.Context) error {
 		if err := workflow.ExecuteActivity(workflow.WithActivityOptions(ctx, ledgerOptions(fmt.Sprintf("plan %s batches after %d", channel, lane.After))), a.Next, in).Get(ctx, &next); err != nil {
 			return err
 		}
+		if err := p.startBatches(ctx, next.Batches); err != nil {
+			return err
+		}
 		for _, batch := range next.Batches {
-			if err := p.startBatch(ctx, batch); err != nil {
-				return err
-			}
 			lane.After = batch.N
 			lane.Window = append(lane.Window, batch.N)
 		}
@@ -251,18 +249,24 @@ func (p *publishing) fillWindows(ctx workflow.Context) error {
 	return nil
 }
 
-// startBatch starts a batch's workflow. One that is open already is as good.
-func (p *publishing) startBatch(ctx workflow.Context, b fanfare.Batch) error {
-	p.started++
-	options := childOptions(b.WorkflowID(), fmt.Sprintf("%s batch %d, recipients %d to %d", b.Channel, b.N, b.First, b.Last),
-		attrPublication.ValueSet(string(p.id)), attrTopic.ValueSet(string(p.Opening.Topic)), attrChannel.ValueSet(string(b.Channel)),
-		attrState.ValueSet(batchSending), attrFirst.ValueSet(int64(b.First)), attrLast.ValueSet(int64(b.Last)))
-	child := workflow.ExecuteChildWorkflow(workflow.WithChildOptions(ctx, options), Batch, BatchInput{Batch: b, Class: p.Opening.Class, State: batchSending})
-	err := child.GetChildWorkflowExecution().Get(ctx, nil)
-	if temporal.IsWorkflowExecutionAlreadyStartedError(err) {
-		return nil
+// startBatches starts the workflows of batches, all at once: one by one, each
+// would cost a task of this workflow and wait for it. One that is open already is as good.
+func (p *publishing) startBatches(ctx workflow.Context, batches []fanfare.Batch) error {
+	starts := make([]workflow.Future, len(batches))
+	for i, b := range batches {
+		options := childOptions(b.WorkflowID(), fmt.Sprintf("%s batch %d, recipients %d to %d", b.Channel, b.N, b.First, b.Last),
+			attrPublication.ValueSet(string(p.id)), attrTopic.ValueSet(string(p.Opening.Topic)), attrChannel.ValueSet(string(b.Channel)),
+			attrState.ValueSet(batchSending), attrFirst.ValueSet(int64(b.First)), attrLast.ValueSet(int64(b.Last)))
+		child := workflow.ExecuteChildWorkflow(workflow.WithChildOptions(ctx, options), Batch, BatchInput{Batch: b, Class: p.Opening.Class, State: batchSending})
+		starts[i] = child.GetChildWorkflowExecution()
 	}
-	return err
+	p.started += len(batches)
+	for _, start := range starts {
+		if err := start.Get(ctx, nil); err != nil && !temporal.IsWorkflowExecutionAlreadyStartedError(err) {
+			return err
+		}
+	}
+	return nil
 }
 
 // report moves a batch from the window to the waiting ones, or to done. A
