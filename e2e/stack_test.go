@@ -60,12 +60,18 @@ type setup struct {
 	workers   int
 	batchSize int
 	env       []string
+	database  string // empty: one of its own on the tests' shared server
+
+	temporalDown bool // Temporal is not there yet
 }
 
 // start starts everything that a test needs.
 func start(t *testing.T, s setup) *stack {
 	t.Helper()
-	st := &stack{t: t, database: localtest.Database(t), batchSize: s.batchSize, output: &output{}}
+	st := &stack{t: t, database: s.database, batchSize: s.batchSize, output: &output{}}
+	if st.database == "" {
+		st.database = localtest.Database(t)
+	}
 	if st.batchSize == 0 {
 		st.batchSize = 2000
 	}
@@ -73,11 +79,14 @@ func start(t *testing.T, s setup) *stack {
 	address := st.startSandbox()
 	st.where = local.TemporalConfig{Path: localtest.CLI(), File: filepath.Join(t.TempDir(), "temporal.db"), Headless: true, Output: st.output}
 	st.where.Port = freePort(t)
-	st.startTemporalAgain()
+	temporalAddress := net.JoinHostPort("127.0.0.1", strconv.Itoa(st.where.Port))
+	if !s.temporalDown {
+		st.startTemporalAgain()
+	}
 	st.listen = net.JoinHostPort("127.0.0.1", strconv.Itoa(freePort(t)))
 	st.api = "http://" + st.listen
 	st.env = append(os.Environ(),
-		"FANFARE_DATABASE_URL="+st.database, "FANFARE_TEMPORAL_ADDRESS="+st.temporal.Address,
+		"FANFARE_DATABASE_URL="+st.database, "FANFARE_TEMPORAL_ADDRESS="+temporalAddress,
 		"FANFARE_LISTEN="+st.listen, "FANFARE_PUBLIC_URL="+st.api, "FANFARE_API_URL="+st.api,
 		"FANFARE_API_KEYS=e2e-key", "FANFARE_API_KEY=e2e-key", "FANFARE_SECRET=e2e-secret-of-at-least-32-characters",
 		"SENDGRID_API_KEY=SG.e2e", "SENDGRID_FROM=Fanfare <news@fanfare.example>", "SENDGRID_BASE_URL="+address,
@@ -258,6 +267,12 @@ func (o *output) Write(b []byte) (int, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.lines.Write(b)
+}
+
+func (o *output) bytes() []byte {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return bytes.Clone(o.lines.Bytes())
 }
 
 // explain shows, when a test failed, the calls as the ledger knows them and the
