@@ -46,7 +46,8 @@ const settleSQL = `
 WITH call AS (
   UPDATE calls SET outcome = $5::text::outcome, ended_at = COALESCE($14, clock_timestamp()), code = $6, detail = $7,
     provider_id = COALESCE($8, provider_id), evidence = COALESCE($9, evidence)
-  WHERE publication_id = $1 AND call_id = $4 AND (outcome IS NULL OR outcome = 'ambiguous' AND $5 <> 'ambiguous')
+  WHERE publication_id = $1 AND call_id = $4 AND channel = $2 AND batch = $3
+    AND (outcome IS NULL OR outcome = 'ambiguous' AND $5 <> 'ambiguous')
   RETURNING first_number, last_number, provider, ended_at
 ), moved AS (
   -- By one range of the primary key: the call's rows lie side by side. Joins
@@ -56,7 +57,8 @@ WITH call AS (
       WHEN $5 = 'accepted' THEN 'sent' WHEN $5 = 'ambiguous' THEN 'in_doubt' ELSE 'pending' END::delivery_state,
     reason = NULL,
     code = CASE WHEN d.subscriber_number = ANY ($12::bigint[]) OR $5 = 'rejected'
-      THEN call.provider || ':' || COALESCE(($13::text[])[array_position($12::bigint[], d.subscriber_number)], $6, 'rejected') END,
+      THEN call.provider || ':' || COALESCE(NULLIF(($13::text[])[array_position($12::bigint[], d.subscriber_number)], ''),
+        CASE WHEN $5 = 'rejected' THEN $6 END, 'rejected') END,
     due_at = CASE WHEN d.subscriber_number = ANY ($12::bigint[]) OR $5 IN ('accepted', 'rejected') THEN NULL
       WHEN $5 = 'ambiguous' THEN call.ended_at + make_interval(secs => $11)
       ELSE clock_timestamp() + make_interval(secs => $10) END,
@@ -64,7 +66,8 @@ WITH call AS (
   FROM call
   WHERE d.publication_id = $1 AND d.channel = $2 AND d.batch = $3 AND d.call_id = $4
     AND d.subscriber_number BETWEEN call.first_number AND call.last_number
-    AND (d.state IN ('sending', 'in_doubt') OR $5 = 'accepted' AND d.state IN ('pending', 'dead'))
+    AND (d.state IN ('sending', 'in_doubt')
+      OR $5 = 'accepted' AND d.state IN ('pending', 'dead') AND d.subscriber_number <> ALL ($12::bigint[]))
   RETURNING d.subscriber_number, d.state, d.code
 ), attempted AS (
   INSERT INTO attempts (publication_id, subscriber_number, channel, call_id, outcome, code)
