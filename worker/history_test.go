@@ -23,7 +23,7 @@ func TestHistoryArithmetic(t *testing.T) {
 		window       = 16.0   // batches more than perRun that a run may start
 		overhead     = 60.0   // events of a run that are not about batches
 	)
-	for _, batches := range []int{10, 100, 450} {
+	for _, batches := range []int{10, 100, 240} {
 		t.Run("", func(t *testing.T) {
 			t.Parallel()
 			const size = 2
