@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -51,7 +52,7 @@ func statFields(pid int) []string {
 	if err != nil {
 		return nil
 	}
-	end := strings.LastIndexByte(string(stat), ')')
+	end := bytes.LastIndexByte(stat, ')')
 	return strings.Fields(string(stat[end+1:]))
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -81,10 +82,8 @@ func (l *Ledger) turn(ctx context.Context, op string, id fanfare.PublicationID, 
 		if err != nil {
 			return err
 		}
-		for _, s := range already {
-			if state == s {
-				return nil
-			}
+		if slices.Contains(already, state) {
+			return nil
 		}
 		return fmt.Errorf("it is %s: %w", state, fanfare.ErrWrongState)
 	})

@@ -34,7 +34,9 @@ func (l *Ledger) Import(ctx context.Context, topic fanfare.Topic, next func(cont
 	if err := openImport(ctx, conn); err != nil {
 		return report, failed(op, err)
 	}
-	defer closeImport(conn)
+	// The caller's context may be over; the tables must not outlive the import on
+	// a pooled connection.
+	defer closeImport(context.WithoutCancel(ctx), conn)
 	for {
 		lines, err := next(ctx)
 		if len(lines) > 0 {
@@ -62,11 +64,10 @@ func openImport(ctx context.Context, conn *pgxpool.Conn) error {
 	return err
 }
 
-func closeImport(conn *pgxpool.Conn) {
-	// The caller's context may be over; the tables must not outlive the import
-	// on a pooled connection. If this fails the connection is not reused.
-	if _, err := conn.Exec(context.Background(), `DROP TABLE IF EXISTS import_lines, import_seen`); err != nil {
-		conn.Conn().Close(context.Background())
+func closeImport(ctx context.Context, conn *pgxpool.Conn) {
+	// If this fails the connection is not reused.
+	if _, err := conn.Exec(ctx, `DROP TABLE IF EXISTS import_lines, import_seen`); err != nil {
+		conn.Conn().Close(ctx)
 	}
 }
 
