@@ -3,6 +3,8 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 export CGO_ENABLED ?= 1
+# Go keeps its caches under the home folder, which some builders do not set.
+export HOME ?= $(CURDIR)/bin/home
 
 TEMPORAL_CLI := github.com/temporalio/cli/cmd/temporal@v1.5.1
 TOOL := go -C tools build -o ../bin/

@@ -27,8 +27,8 @@ import (
 const (
 	// oldestPostgres is the first version with all that the schema uses.
 	oldestPostgres = 15
-	// postgresUser owns the cluster inside PostgreSQL; nobody else can connect,
-	// because it listens on the loopback address only.
+	// postgresUser owns the cluster inside PostgreSQL. It needs no password: this is
+	// a server for one person's machine, and listens on the loopback address only.
 	postgresUser = "fanfare"
 	// startTimeout covers recovery after a kill, which replays up to max_wal_size.
 	startTimeout = 2 * time.Minute
@@ -86,7 +86,7 @@ func StartPostgres(ctx context.Context, c PostgresConfig) (*Postgres, error) {
 	if err != nil {
 		return nil, err
 	}
-	owner, err := postgresOwner()
+	owner, err := postgresOwner(c.DataDir)
 	if err != nil {
 		return nil, err
 	}
@@ -331,10 +331,16 @@ func installPostgres() string {
 // account is whom PostgreSQL runs as. It refuses to run as root.
 type account struct{ uid, gid int }
 
-// postgresOwner is nil when we are an ordinary user: PostgreSQL then runs as we do.
-func postgresOwner() (*account, error) {
+// postgresOwner is nil when we are an ordinary user: PostgreSQL then runs as we
+// do. As root it runs as whoever made the cluster, so that they can use it again.
+func postgresOwner(dataDir string) (*account, error) {
 	if os.Geteuid() != 0 {
 		return nil, nil //nolint:nilnil // no account means: as ourselves
+	}
+	if info, err := os.Stat(filepath.Join(dataDir, "PG_VERSION")); err == nil {
+		if stat, ok := info.Sys().(*syscall.Stat_t); ok && stat.Uid != 0 {
+			return &account{uid: int(stat.Uid), gid: int(stat.Gid)}, nil
+		}
 	}
 	for _, name := range []string{"postgres", "nobody"} {
 		u, err := user.Lookup(name)
@@ -364,8 +370,15 @@ func (a *account) dataDir(asked string) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	// What is known of a running server is its real folder.
+	if real, err := filepath.EvalSymlinks(dir); err == nil {
+		dir = real
+	}
 	if a == nil {
 		return dir, os.MkdirAll(filepath.Dir(dir), 0o700)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "PG_VERSION")); err == nil {
+		return dir, nil // an ordinary user's cluster, and it stays theirs
 	}
 	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil { //nolint:gosec // another account must pass through
 		return "", err

@@ -222,7 +222,7 @@ func (p *Process) run(started chan<- error) {
 			p.end(nil)
 			return
 		}
-		if !p.restart.Load() {
+		if !p.restart.Load() || p.Lives() == 0 { // what never ran is a mistake, not an accident
 			p.end(err)
 			return
 		}
