@@ -217,7 +217,8 @@ func (l *Ledger) Delivery(ctx context.Context, id fanfare.DeliveryID) (fanfare.D
 	}
 	rows, err := l.pool.Query(ctx, `
 		SELECT row_number() OVER (ORDER BY c.claimed_at), c.call_id, c.provider, c.claimed_at, c.ended_at,
-		  COALESCE(CASE WHEN c.outcome = 'accepted' THEN 'accepted' ELSE COALESCE(a.outcome, c.outcome) END::text, ''),
+		  -- A call that was ambiguous may have been accepted later; its rejections by name stand.
+		  COALESCE(CASE WHEN c.outcome = 'accepted' AND a.outcome IS DISTINCT FROM 'rejected' THEN 'accepted' ELSE COALESCE(a.outcome, c.outcome) END::text, ''),
 		  COALESCE(a.code, c.provider || ':' || c.code, ''), COALESCE(c.evidence, '')
 		FROM (
 		  SELECT call_id FROM deliveries WHERE publication_id = $1 AND subscriber_number = $3 AND channel = $2 AND call_id IS NOT NULL

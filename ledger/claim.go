@@ -146,10 +146,14 @@ moved AS (
 )
 SELECT gate.call_id, d.subscriber_number, d.address FROM decided d, gate WHERE d.reason IS NULL ORDER BY d.subscriber_number`
 
+	// Who was to be sent to again without evidence may have been sent to: not
+	// skipped, but dead, from where proof can still come.
 	writeDueSQL = `
 written AS (
-  UPDATE deliveries d SET state = CASE WHEN c.reason IS NULL THEN 'sending'::delivery_state ELSE 'skipped' END,
-    call_id = CASE WHEN c.reason IS NULL THEN gate.call_id ELSE d.call_id END, reason = c.reason, code = NULL, due_at = NULL, changed_at = gate.now
+  UPDATE deliveries d SET
+    state = CASE WHEN c.reason IS NULL THEN 'sending' WHEN d.resends > 0 THEN 'dead' ELSE 'skipped' END::delivery_state,
+    reason = CASE WHEN c.reason IS NOT NULL AND d.resends > 0 THEN 'doubt_held' ELSE c.reason END,
+    call_id = CASE WHEN c.reason IS NULL THEN gate.call_id ELSE d.call_id END, code = NULL, due_at = NULL, changed_at = gate.now
   FROM decided c, gate
   WHERE d.publication_id = $1 AND d.channel = $2 AND d.subscriber_number = c.subscriber_number AND d.state = 'pending'
   RETURNING d.subscriber_number, d.state

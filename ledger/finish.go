@@ -65,8 +65,11 @@ WITH stopped AS MATERIALIZED (
 INSERT INTO deliveries (publication_id, subscriber_number, channel, batch, state, reason)
 SELECT $1, m.subscriber_number, $2, $3, 'skipped', stopped.reason FROM member m, stopped`
 
+	// Who waits to be sent to again without evidence may have been sent to: that
+	// they were skipped would be a guess, and nothing could prove it wrong later.
 	closeWaitingSQL = stoppedSQL + `
-UPDATE deliveries d SET state = 'skipped', reason = stopped.reason, code = NULL, due_at = NULL, changed_at = clock_timestamp()
+UPDATE deliveries d SET state = CASE WHEN d.resends > 0 THEN 'dead' ELSE 'skipped' END::delivery_state,
+  reason = CASE WHEN d.resends > 0 THEN 'doubt_held' ELSE stopped.reason END, code = NULL, due_at = NULL, changed_at = clock_timestamp()
 FROM stopped, attention a
 WHERE a.publication_id = $1 AND a.channel = $2 AND a.batch = $3 AND a.state = 'pending'
   AND d.publication_id = $1 AND d.channel = $2 AND d.subscriber_number = a.subscriber_number AND d.state = 'pending'`
