@@ -1,7 +1,18 @@
 #!/bin/sh
-# Sees to it that PostgreSQL's server binaries, version 15 or newer, are here.
-# Only the binaries are wanted: no cluster is made and no server is started.
+# Sees to it that PostgreSQL's server binaries, version 15 or newer, are here,
+# and a C compiler, which Go's race detector needs. Only PostgreSQL's binaries are
+# wanted: no cluster is made and no server is started.
 set -eu
+
+if ! command -v cc >/dev/null 2>&1 && ! command -v gcc >/dev/null 2>&1; then
+	if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null 2>&1; then
+		echo "A C compiler is not installed here. Install it with:" >&2
+		echo "  sudo apt-get install -y gcc libc6-dev" >&2
+		exit 2
+	fi
+	apt-get update -qq
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends gcc libc6-dev >/dev/null
+fi
 
 for postgres in postgres /usr/lib/postgresql/*/bin/postgres /usr/pgsql-*/bin/postgres \
 	/opt/homebrew/opt/postgresql@*/bin/postgres /usr/local/opt/postgresql@*/bin/postgres; do
