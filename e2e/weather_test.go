@@ -27,10 +27,9 @@ type ownPostgres struct {
 
 func newOwnPostgres(t *testing.T) *ownPostgres {
 	t.Helper()
-	// Not t.TempDir: as root, PostgreSQL's own user must be able to enter.
-	folder, err := os.MkdirTemp("", "fanfare-e2e-")
+	folder, err := os.MkdirTemp("", "fanfare-e2e-") //nolint:usetesting // as root, PostgreSQL's own user must be able to enter
 	require.NoError(t, err)
-	require.NoError(t, os.Chmod(folder, 0o755)) //nolint:gosec // see above
+	require.NoError(t, os.Chmod(folder, 0o755))
 	t.Cleanup(func() { _ = os.RemoveAll(folder) })
 	p := &ownPostgres{t: t, config: local.PostgresConfig{DataDir: filepath.Join(folder, "postgres"), Port: freePort(t)}}
 	p.start()

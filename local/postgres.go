@@ -371,8 +371,8 @@ func (a *account) dataDir(asked string) (string, error) {
 		return "", err
 	}
 	// What is known of a running server is its real folder.
-	if real, err := filepath.EvalSymlinks(dir); err == nil {
-		dir = real
+	if resolved, err := filepath.EvalSymlinks(dir); err == nil {
+		dir = resolved
 	}
 	if a == nil {
 		return dir, os.MkdirAll(filepath.Dir(dir), 0o700)
