@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
@@ -18,26 +19,40 @@ func (l *Ledger) Start(ctx context.Context, id fanfare.PublicationID) error {
 	return failed("start "+string(id), err)
 }
 
-// Expire stops a publication whose time is over. Nothing is sent late.
+// Expire stops a publication whose time is over while somebody in its audience
+// has not come to an end. Nothing is sent late; what was sent in time is finished.
 func (l *Ledger) Expire(ctx context.Context, id fanfare.PublicationID) error {
 	_, err := l.pool.Exec(ctx, `
 		UPDATE publications SET state = 'expired', stopped_at = clock_timestamp(), resume_state = NULL
-		WHERE publication_id = $1 AND state IN ('accepted', 'scheduled', 'running', 'paused') AND expires_at <= clock_timestamp()`, id)
+		WHERE publication_id = $1 AND state IN ('accepted', 'scheduled', 'running', 'paused') AND expires_at <= clock_timestamp()
+		  AND audience * cardinality(channels) > (
+		    SELECT COALESCE(sum(sent + delivered + failed + skipped + dead), 0) FROM batches WHERE publication_id = $1)`, id)
 	return failed("expire "+string(id), err)
 }
 
 // CloseBatch writes up to limit of the batch's recipients who were not sent to
-// as skipped, when the publication was cancelled or has expired. done is true
-// when nobody is left who could still be sent to; calls under way settle by themselves.
+// as skipped, when the publication was cancelled or has expired; in any other
+// state that is fanfare.ErrWrongState. done is true when nobody is left who could still
+// be sent to; calls under way settle by themselves.
 func (l *Ledger) CloseBatch(ctx context.Context, ref fanfare.BatchRef, limit int) (done bool, err error) {
 	b := &pgx.Batch{}
 	b.Queue(lockBatchSQL, ref.Publication, ref.Channel, ref.N)
 	b.Queue(closeNewSQL, ref.Publication, ref.Channel, ref.N, limit)
 	b.Queue(closeWaitingSQL, ref.Publication, ref.Channel, ref.N)
 	b.Queue(`
-		SELECT claimed_through >= last_number FROM batches
-		WHERE publication_id = $1 AND channel = $2 AND n = $3`, ref.Publication, ref.Channel, ref.N).
-		QueryRow(func(row pgx.Row) error { return row.Scan(&done) })
+		SELECT b.claimed_through >= b.last_number, p.state FROM batches b JOIN publications p USING (publication_id)
+		WHERE b.publication_id = $1 AND b.channel = $2 AND b.n = $3`, ref.Publication, ref.Channel, ref.N).
+		QueryRow(func(row pgx.Row) error {
+			var state fanfare.PublicationState
+			err := row.Scan(&done, &state)
+			switch {
+			case errors.Is(err, pgx.ErrNoRows):
+				return fanfare.ErrNotFound
+			case err == nil && state != fanfare.Cancelled && state != fanfare.Expired:
+				return fmt.Errorf("it is %s: %w", state, fanfare.ErrWrongState)
+			}
+			return err
+		})
 	return done, failed("close "+ref.WorkflowID(), l.pipeline(ctx, b))
 }
 
