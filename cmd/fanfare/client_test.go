@@ -295,7 +295,7 @@ func TestWhenTheAPIDoesNotAnswerAsItShould(t *testing.T) {
 
 func TestBooksThatDoNotBalance(t *testing.T) {
 	t.Parallel()
-	bad := fanfare.Verification{Checked: 12, Duplicates: 1, Problems: []fanfare.Problem{
+	bad := fanfare.Verification{Checked: 12, Duplicates: 1, Resent: 250, Problems: []fanfare.Problem{
 		{Publication: someID, Channel: fanfare.Email, Intended: 10000, Counted: 9999, Sentence: "1 recipient was passed over"},
 	}}
 	for _, asJSON := range []bool{false, true} {
@@ -308,7 +308,7 @@ func TestBooksThatDoNotBalance(t *testing.T) {
 			require.Empty(t, cmp.Diff(bad, fromJSON[fanfare.Verification](t, result{out: out.String()})))
 			continue
 		}
-		require.Contains(t, out.String(), "The books do not balance: 1 problem in 12 publications, 1 known duplicate.\n")
+		require.Contains(t, out.String(), "The books do not balance: 1 problem in 12 publications, 1 known duplicate, 250 sent again without evidence.\n")
 		require.Regexp(t, someID+`\s+email\s+10,000\s+9,999\s+1 recipient was passed over\n`, out.String())
 	}
 }

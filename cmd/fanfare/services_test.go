@@ -211,15 +211,13 @@ func TestManyWakesBecomeFew(t *testing.T) {
 	require.NoError(t, run.Wait())
 }
 
-func TestProviderClientIsGated(t *testing.T) {
+func TestProvidersAreCalledThroughTheGate(t *testing.T) {
 	t.Parallel()
-	client := providerClient()
+	transport := providerTransport()
+	require.GreaterOrEqual(t, transport.MaxIdleConnsPerHost, 64)
+	require.Zero(t, transport.ResponseHeaderTimeout, "the lease ends a call")
+	require.NotNil(t, transport.Proxy)
+	client := gated(transport)
 	require.Zero(t, client.Timeout, "the lease ends a call")
-	gated, ok := client.Transport.(fanfare.GatedTransport)
-	require.True(t, ok)
-	base, ok := gated.Base.(*http.Transport)
-	require.True(t, ok)
-	require.GreaterOrEqual(t, base.MaxIdleConnsPerHost, 64)
-	require.Zero(t, base.ResponseHeaderTimeout)
-	require.NotNil(t, base.Proxy)
+	require.Equal(t, fanfare.GatedTransport{Base: transport}, client.Transport)
 }

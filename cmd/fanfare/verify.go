@@ -22,8 +22,9 @@ of the publication with this id, and lists where the books do not balance.
 Exits with 1 when there is such a place.
 
 Known duplicates are counted: recipients to whom a provider accepted the message
-twice, which only happens where a policy or a late answer made it so. They do
-not unbalance the books.`,
+twice, which only happens where a policy or a late answer made it so. So is what
+was sent again by policy, without evidence of what became of the first call: each
+of these may be a duplicate. Neither unbalances the books.`,
 		Example: "  fanfare verify",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: does(func(cmd *cobra.Command, args []string) error {
@@ -83,14 +84,22 @@ func (a *app) reportVerification(v fanfare.Verification, asJSON bool) error {
 
 func (a *app) printVerification(v fanfare.Verification) error {
 	if v.OK {
-		fmt.Fprintf(a.out, "The books balance: %s counted, %s.\n", count(int64(v.Checked), "publication"), count(v.Duplicates, "known duplicate"))
+		fmt.Fprintf(a.out, "The books balance: %s counted, %s.\n", count(int64(v.Checked), "publication"), sayDuplicates(v))
 		return nil
 	}
 	fmt.Fprintf(a.out, "The books do not balance: %s in %s, %s.\n\n",
-		count(int64(len(v.Problems)), "problem"), count(int64(v.Checked), "publication"), count(v.Duplicates, "known duplicate"))
+		count(int64(len(v.Problems)), "problem"), count(int64(v.Checked), "publication"), sayDuplicates(v))
 	t := newTable("publication", "channel", "intended", "counted", "problem")
 	for _, p := range v.Problems {
 		t.row(string(p.Publication), string(p.Channel), number(p.Intended), number(p.Counted), p.Sentence)
 	}
 	return t.write(a.out)
+}
+
+func sayDuplicates(v fanfare.Verification) string {
+	sentence := count(v.Duplicates, "known duplicate")
+	if v.Resent > 0 {
+		sentence += ", " + number(v.Resent) + " sent again without evidence"
+	}
+	return sentence
 }

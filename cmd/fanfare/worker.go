@@ -65,7 +65,9 @@ func (a *app) work(ctx context.Context, s workerSettings, channels []string, bat
 	if batchSize < 1 {
 		return &exitError{exitUsage, fmt.Errorf("--batch-size %d: must be 1 or more", batchSize)}
 	}
-	cfg, err := s.providers(channels, log)
+	transport := providerTransport()
+	defer transport.CloseIdleConnections()
+	cfg, err := s.providers(channels, gated(transport), log)
 	if err != nil {
 		return err
 	}
@@ -106,7 +108,7 @@ func stopped(err error) error {
 
 // providers are the senders of the channels asked for, or of all that have
 // credentials. A new provider is one more entry here.
-func (s workerSettings) providers(asked []string, log *slog.Logger) (worker.Config, error) {
+func (s workerSettings) providers(asked []string, hc *http.Client, log *slog.Logger) (worker.Config, error) {
 	cfg := worker.Config{Senders: map[fanfare.Channel]activities.Sender{}, LookUps: map[string]activities.LookUp{}}
 	on := s.channels()
 	for _, name := range asked {
@@ -122,7 +124,7 @@ func (s workerSettings) providers(asked []string, log *slog.Logger) (worker.Conf
 		log.Warn("no channel has credentials, nothing will be sent", "do", switchOn[fanfare.Email])
 	}
 	if slices.Contains(on, fanfare.Email) && (len(asked) == 0 || slices.Contains(asked, string(fanfare.Email))) {
-		email, err := sendgrid.New(s.sendGridConfig(), providerClient())
+		email, err := sendgrid.New(s.sendGridConfig(), hc)
 		if err != nil {
 			return cfg, err
 		}
@@ -131,12 +133,16 @@ func (s workerSettings) providers(asked []string, log *slog.Logger) (worker.Conf
 	return cfg, nil
 }
 
-// providerClient is how providers are called: through the gate, so that no call
-// begins late. It has no time-out of its own; each call's lease has one, and
-// look-ups bring theirs. Proxies are taken from the environment.
-func providerClient() *http.Client {
+// providerTransport keeps connections to providers. Proxies are taken from the environment.
+func providerTransport() *http.Transport {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.MaxIdleConns = 0 // no limit beside the one for each host
 	transport.MaxIdleConnsPerHost = providerConns
+	return transport
+}
+
+// gated is how providers are called: through the gate, so that no call begins late.
+// It has no time-out of its own; each call's lease has one, and look-ups bring theirs.
+func gated(transport *http.Transport) *http.Client {
 	return &http.Client{Transport: fanfare.GatedTransport{Base: transport}}
 }
