@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 	enumspb "go.temporal.io/api/enums/v1"
 	historypb "go.temporal.io/api/history/v1"
+	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/log"
 
@@ -42,6 +44,8 @@ type rig struct {
 	client.Client
 	t         *testing.T
 	namespace string
+	config    worker.Config
+	stop      func() // stops the worker
 }
 
 // setup says what a rig differs in from the ordinary.
@@ -99,23 +103,29 @@ func newRig(t *testing.T, s setup) *rig {
 	require.NoError(t, err)
 	t.Cleanup(r.Client.Close)
 	require.NoError(t, worker.Prepare(t.Context(), r.Client, r.namespace, quiet))
-	r.run(worker.Config{
+	r.subscribe(s.readers)
+	r.config = worker.Config{
 		Ledger: l, Temporal: r.Client, Renderer: renderer{}, LookUps: s.lookUps, BatchSize: s.batchSize, Log: quiet,
 		Senders: map[fanfare.Channel]activities.Sender{fanfare.Email: s.sender}, Backoff: []time.Duration{200 * time.Millisecond},
 		Links: activities.Links{PublicURL: "https://fanfare.example", Secret: "secret"},
-	})
-	r.subscribe(s.readers)
+	}
+	r.stop = r.run()
 	return r
 }
 
-func (r *rig) run(cfg worker.Config) {
-	ctx, stop := context.WithCancel(context.WithoutCancel(r.t.Context()))
-	ended := make(chan error, 1)
-	go func() { ended <- worker.Run(ctx, cfg) }()
-	r.t.Cleanup(func() {
-		stop()
-		require.NoError(r.t, <-ended)
+// run runs a worker until it is told to stop, or the test ends.
+func (r *rig) run() (stop func()) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(r.t.Context()))
+	var err error
+	var running sync.WaitGroup
+	running.Go(func() { err = worker.Run(ctx, r.config) })
+	stop = sync.OnceFunc(func() {
+		cancel()
+		running.Wait()
+		require.NoError(r.t, err)
 	})
+	r.t.Cleanup(stop)
+	return stop
 }
 
 func (r *rig) subscribe(readers int) {
@@ -201,4 +211,8 @@ func (r *rig) runs(workflowID string) []*historypb.History {
 			return all
 		}
 	}
+}
+
+func listRequest(namespace, query string) *workflowservice.ListWorkflowExecutionsRequest {
+	return &workflowservice.ListWorkflowExecutionsRequest{Namespace: namespace, Query: query}
 }
