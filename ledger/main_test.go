@@ -326,6 +326,47 @@ func (w *world) finish(id fanfare.PublicationID) fanfare.Publication {
 	return p
 }
 
+// sendAll claims and settles every batch of a publication, several at once,
+// chunk by chunk.
+func (w *world) sendAll(ref fanfare.BatchRef, chunk int) {
+	w.t.Helper()
+	const owners = 4
+	batches, err := w.OpenBatches(w.t.Context(), ref.Publication, ref.Channel, 0, 1000)
+	require.NoError(w.t, err)
+	next := make(chan fanfare.BatchRef, len(batches))
+	for _, batch := range batches {
+		next <- batch.BatchRef
+	}
+	close(next)
+	errs := make([]error, owners)
+	var wg sync.WaitGroup
+	for i := range owners {
+		wg.Go(func() {
+			for batch := range next {
+				if errs[i] = w.send(batch, chunk); errs[i] != nil {
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	for _, err := range errs {
+		require.NoError(w.t, err)
+	}
+}
+
+func (w *world) send(ref fanfare.BatchRef, chunk int) error {
+	for {
+		c, err := w.ClaimNew(w.t.Context(), ref, "sendgrid", chunk)
+		if err != nil || len(c.Recipients) == 0 {
+			return err
+		}
+		if _, err := w.Settle(w.t.Context(), ref, c.Call, result(fanfare.OutcomeAccepted)); err != nil {
+			return err
+		}
+	}
+}
+
 // balanced checks the books row by row.
 func (w *world) balanced() fanfare.Verification {
 	w.t.Helper()

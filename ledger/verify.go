@@ -102,38 +102,54 @@ func (c counted) problems() []string {
 	return list
 }
 
+// verifySQL reads the audience and the deliveries once each, side by side, and
+// counts by batch; all else is done with those few counts. A member without a row is
+// lost when the cursor of the batch before it has passed: thresholds finds that batch
+// by bisection.
 const verifySQL = `
-WITH member AS MATERIALIZED (
-  SELECT s.subscriber_number FROM subscriptions s WHERE ` + audience + `
-), channel AS (
-  SELECT p.publication_id, c.channel, p.audience, p.finished_at IS NOT NULL AS finished
-  FROM publications p CROSS JOIN LATERAL unnest(p.channels) AS c (channel) WHERE p.publication_id = $1
-), row AS MATERIALIZED (
-  SELECT d.channel, d.subscriber_number, d.batch, d.state, d.call_id, d.resends FROM deliveries d WHERE d.publication_id = $1
-), by_batch AS (
-  SELECT channel, batch, count(*) FILTER (WHERE state = 'sending') AS sending, count(*) FILTER (WHERE state = 'in_doubt') AS in_doubt,
+WITH publication AS MATERIALIZED (
+  SELECT publication_id, audience, channels, finished_at IS NOT NULL AS finished FROM publications WHERE publication_id = $1
+), member AS (
+  SELECT c.channel, s.subscriber_number FROM subscriptions s CROSS JOIN (SELECT unnest(channels) AS channel FROM publication) c WHERE ` + audience + `
+), thresholds AS MATERIALIZED (
+  SELECT channel, array_agg(first_number ORDER BY first_number) AS firsts, array_agg(claimed_through ORDER BY first_number) AS cursors
+  FROM batches WHERE publication_id = $1 GROUP BY channel
+), pair AS (
+  SELECT channel, subscriber_number, m.subscriber_number IS NOT NULL AS is_member, d.batch, d.state, d.resends
+  FROM member m FULL JOIN (
+    SELECT channel, subscriber_number, batch, state, resends FROM deliveries WHERE publication_id = $1) d USING (channel, subscriber_number)
+), counted AS MATERIALIZED (
+  SELECT pair.channel, batch AS n, count(*) FILTER (WHERE is_member) AS members, count(batch) AS rows,
+    count(*) FILTER (WHERE NOT is_member) AS strangers,
+    count(*) FILTER (WHERE batch IS NULL AND subscriber_number <= t.cursors[width_bucket(subscriber_number, t.firsts)]) AS lost,
+    count(*) FILTER (WHERE resends > 0) AS resent, count(*) FILTER (WHERE state = 'pending') AS pending,
+    count(*) FILTER (WHERE state = 'sending') AS sending, count(*) FILTER (WHERE state = 'in_doubt') AS in_doubt,
     count(*) FILTER (WHERE state = 'sent') AS sent, count(*) FILTER (WHERE state = 'delivered') AS delivered,
     count(*) FILTER (WHERE state = 'failed') AS failed, count(*) FILTER (WHERE state = 'skipped') AS skipped, count(*) FILTER (WHERE state = 'dead') AS dead
-  FROM row GROUP BY channel, batch
+  FROM pair LEFT JOIN thresholds t USING (channel) GROUP BY pair.channel, batch
+), by_channel AS (
+  SELECT channel, sum(members) AS members, sum(rows) AS rows, sum(strangers) AS strangers, sum(lost) AS lost,
+    sum(resent) AS resent, sum(pending + sending + in_doubt) AS waiting
+  FROM counted GROUP BY channel
+), by_batch AS (
+  SELECT channel, sum(b.intended) AS covered, count(*) FILTER (WHERE (b.sending, b.in_doubt, b.sent, b.delivered, b.failed, b.skipped, b.dead)
+    IS DISTINCT FROM (COALESCE(c.sending, 0), COALESCE(c.in_doubt, 0), COALESCE(c.sent, 0), COALESCE(c.delivered, 0), COALESCE(c.failed, 0), COALESCE(c.skipped, 0), COALESCE(c.dead, 0))) AS unequal
+  FROM (SELECT * FROM batches WHERE publication_id = $1) b FULL JOIN (SELECT * FROM counted WHERE n IS NOT NULL) c USING (channel, n) GROUP BY channel
+), stray AS (
+  SELECT channel, count(*) AS stray
+  FROM (SELECT channel, subscriber_number, state FROM deliveries WHERE publication_id = $1 AND state IN ('pending', 'in_doubt', 'failed', 'dead')) d
+  FULL JOIN (SELECT channel, subscriber_number, state FROM attention WHERE publication_id = $1) a USING (channel, subscriber_number)
+  WHERE d.state IS DISTINCT FROM a.state GROUP BY channel
+), duplicates AS (
+  SELECT t.channel, count(*) AS duplicates
+  FROM attempts t JOIN calls old ON old.publication_id = $1 AND old.call_id = t.call_id AND old.outcome = 'accepted'
+  JOIN deliveries d ON d.publication_id = $1 AND d.subscriber_number = t.subscriber_number AND d.channel = t.channel AND d.call_id <> t.call_id
+  JOIN calls cur ON cur.publication_id = $1 AND cur.call_id = d.call_id AND cur.outcome = 'accepted'
+  WHERE t.publication_id = $1 AND t.outcome <> 'rejected' GROUP BY t.channel
 )
-SELECT c.channel, c.audience, (SELECT count(*) FROM member),
-  (SELECT count(*) FROM row r WHERE r.channel = c.channel),
-  (SELECT count(*) FROM row r WHERE r.channel = c.channel AND NOT EXISTS (SELECT FROM member m WHERE m.subscriber_number = r.subscriber_number)),
-  (SELECT count(*) FROM member m JOIN batches b ON b.publication_id = $1 AND b.channel = c.channel AND m.subscriber_number BETWEEN b.first_number AND b.claimed_through
-    WHERE NOT EXISTS (SELECT FROM row r WHERE r.channel = c.channel AND r.subscriber_number = m.subscriber_number)),
-  (SELECT count(*) FROM batches b LEFT JOIN by_batch r ON r.channel = b.channel AND r.batch = b.n
-    WHERE b.publication_id = $1 AND b.channel = c.channel AND (b.sending, b.in_doubt, b.sent, b.delivered, b.failed, b.skipped, b.dead)
-      IS DISTINCT FROM (COALESCE(r.sending, 0), COALESCE(r.in_doubt, 0), COALESCE(r.sent, 0), COALESCE(r.delivered, 0), COALESCE(r.failed, 0), COALESCE(r.skipped, 0), COALESCE(r.dead, 0))),
-  (SELECT count(*) FROM row r WHERE r.channel = c.channel AND r.state IN ('pending', 'sending', 'in_doubt'))
-    + (SELECT count(*) FROM member) - (SELECT count(*) FROM row r WHERE r.channel = c.channel),
-  (SELECT COALESCE(sum(b.intended), 0)::bigint FROM batches b WHERE b.publication_id = $1 AND b.channel = c.channel),
-  (SELECT count(*) FROM (SELECT r.subscriber_number, r.state FROM row r WHERE r.channel = c.channel AND r.state IN ('pending', 'in_doubt', 'failed', 'dead')) r
-    FULL JOIN (SELECT subscriber_number, state FROM attention WHERE publication_id = $1 AND channel = c.channel) a USING (subscriber_number)
-    WHERE r.state IS DISTINCT FROM a.state),
-  (SELECT count(*) FROM attempts t JOIN calls old ON old.publication_id = $1 AND old.call_id = t.call_id AND old.outcome = 'accepted'
-    JOIN row r ON r.channel = c.channel AND r.subscriber_number = t.subscriber_number AND r.call_id <> t.call_id
-    JOIN calls cur ON cur.publication_id = $1 AND cur.call_id = r.call_id AND cur.outcome = 'accepted'
-    WHERE t.publication_id = $1 AND t.channel = c.channel AND t.outcome <> 'rejected'),
-  (SELECT count(*) FROM row r WHERE r.channel = c.channel AND r.resends > 0),
-  c.finished
-FROM channel c ORDER BY c.channel`
+SELECT channel, COALESCE(c.audience, 0), COALESCE(members, 0)::bigint, COALESCE(rows, 0)::bigint, COALESCE(strangers, 0)::bigint,
+  COALESCE(lost, 0)::bigint, COALESCE(unequal, 0), COALESCE(waiting + members - rows, 0)::bigint, COALESCE(covered, 0)::bigint,
+  COALESCE(stray, 0), COALESCE(duplicates, 0), COALESCE(resent, 0)::bigint, (SELECT finished FROM publication)
+FROM (SELECT unnest(channels) AS channel, audience FROM publication) c
+FULL JOIN by_channel USING (channel) FULL JOIN by_batch USING (channel) FULL JOIN stray USING (channel) LEFT JOIN duplicates USING (channel)
+ORDER BY channel`
