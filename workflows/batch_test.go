@@ -62,6 +62,7 @@ func newBatchStage(t *testing.T, send func(n int, in activities.SendInput) activ
 	return b
 }
 
+//workflowcheck:ignore
 func (b *batchStage) reconcile(ctx workflow.Context, in activities.ReconcileInput) error {
 	require.Equal(b.t, activities.ReconcileInput{Publication: publicationID, Channel: fanfare.Email}, in)
 	require.Equal(b.t, "reconcile/"+string(publicationID)+"/email", workflow.GetInfo(ctx).WorkflowExecution.ID)

@@ -103,9 +103,9 @@ func readRecorded(t *testing.T, file string) recorded {
 	require.NoError(t, err)
 	h := recorded{History: history, text: string(text)}
 	for _, match := range payload.FindAllStringSubmatch(h.text, -1) {
-		clear, err := base64.StdEncoding.DecodeString(match[1])
+		value, err := base64.StdEncoding.DecodeString(match[1])
 		require.NoError(t, err)
-		h.text += string(clear) + "\n"
+		h.text += string(value) + "\n"
 	}
 	return h
 }

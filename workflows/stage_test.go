@@ -111,6 +111,7 @@ func (s *stage) progress() workflows.Progress {
 	return p
 }
 
+//workflowcheck:ignore
 func (s *stage) playBatch(ctx workflow.Context, in workflows.BatchInput) (workflows.BatchResult, error) {
 	s.begin(in.Batch.BatchRef)
 	require.Equal(s.t, in.Batch.WorkflowID(), workflow.GetInfo(ctx).WorkflowExecution.ID)
