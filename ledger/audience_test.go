@@ -174,7 +174,7 @@ func TestErasureKeepsTheBooks(t *testing.T) {
 	created, err := w.PutSubscriber(t.Context(), person(2))
 	require.NoError(t, err)
 	require.True(t, created, "the id may be used again, by a new person")
-	require.EqualValues(t, 5, one[int](w, `SELECT subscriber_number FROM subscribers WHERE external_id = 'reader-2'`))
+	require.Equal(t, 5, one[int](w, `SELECT subscriber_number FROM subscribers WHERE external_id = 'reader-2'`))
 	require.Equal(t, "skipped erased", w.state(ref, 2))
 }
 

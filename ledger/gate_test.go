@@ -31,8 +31,8 @@ func TestAfterCancelNothingIsClaimed(t *testing.T) {
 		require.Empty(t, c.Recipients)
 		require.Equal(t, fanfare.Cancelled, c.Tally.Publication, "the tally says why")
 	}
-	require.EqualValues(t, 1, one[int](w, `SELECT count(*) FROM calls`))
-	require.EqualValues(t, 3, one[int](w, `SELECT claimed_through FROM batches`), "a claim that was refused moves nothing")
+	require.Equal(t, 1, one[int](w, `SELECT count(*) FROM calls`))
+	require.Equal(t, 3, one[int](w, `SELECT claimed_through FROM batches`), "a claim that was refused moves nothing")
 
 	again, err := w.Cancel(t.Context(), ref.Publication)
 	require.NoError(t, err, "cancelling again is no error")

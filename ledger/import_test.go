@@ -132,7 +132,7 @@ func TestLinesThatComeWithAnErrorAreTakenToo(t *testing.T) {
 		report, err := w.Import(t.Context(), "writer-1", func(context.Context) ([]fanfare.ImportLine, error) {
 			return []fanfare.ImportLine{{Line: 1, Subscriber: fanfare.Subscriber{ID: fanfare.SubscriberID(name[4:])}}}, last
 		})
-		require.Equal(t, last == io.EOF, err == nil)
+		require.Equal(t, errors.Is(last, io.EOF), err == nil)
 		require.EqualValues(t, 1, report.Created, name)
 	}
 	report, err := w.Import(t.Context(), "writer-1", func(context.Context) ([]fanfare.ImportLine, error) { return nil, io.EOF })

@@ -87,7 +87,7 @@ func TestPlannersAtOnceMakeOnePlan(t *testing.T) {
 	})
 	require.Len(t, w.slices(id, fanfare.Email), 15)
 	require.Empty(t, cmp.Diff(w.slices(id, fanfare.Email), w.slices(id, fanfare.SMS)), "every channel has the same slices")
-	require.EqualValues(t, 100, one[int](w, `SELECT sum(intended) FROM batches WHERE channel = 'email'`))
+	require.Equal(t, 100, one[int](w, `SELECT sum(intended) FROM batches WHERE channel = 'email'`))
 	require.Zero(t, one[int](w, `SELECT count(*) FROM batches a JOIN batches b USING (publication_id, channel) WHERE a.n < b.n AND a.last_number >= b.first_number`))
 	w.balanced()
 }
