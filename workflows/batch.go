@@ -95,14 +95,17 @@ func (b *batch) report(ctx workflow.Context, done bool) {
 }
 
 // reconcile sees to it that somebody asks the provider. One workflow does so
-// for all batches of a publication's channel; it wakes this one when it settled something.
+// for all batches of a publication's channel: one that is at work is told that there is
+// more to ask, else one is started. It wakes this batch when it settled something.
 func (b *batch) reconcile(ctx workflow.Context) {
 	in := activities.ReconcileInput{Publication: b.Batch.Publication, Channel: b.Batch.Channel}
+	if workflow.SignalExternalWorkflow(ctx, reconcileID(in), "", SignalWake, nil).Get(ctx, nil) == nil {
+		return
+	}
 	options := childOptions(reconcileID(in), fmt.Sprintf("ask what became of %s calls in doubt", b.Batch.Channel),
 		attrPublication.ValueSet(string(b.Batch.Publication)), attrChannel.ValueSet(string(b.Batch.Channel)))
 	child := workflow.ExecuteChildWorkflow(workflow.WithChildOptions(ctx, options), Reconcile, in)
-	// An error means that one is at work already; if it just ended, the next
-	// look finds the doubt still open and starts another.
+	// An error means that another batch was quicker; the next look tells.
 	_ = child.GetChildWorkflowExecution().Get(ctx, nil)
 }
 

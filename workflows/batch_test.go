@@ -33,8 +33,11 @@ type batchStage struct {
 	ages       []time.Duration // of the batch at each send
 	reports    []report
 	deaf       bool // the publication cannot be told
-	reconciled int
-	named      int // runs of the activity that names problems
+	reconciled int  // reconcilers started
+	told       int  // wakes they got
+	asked      int  // reconcilers at work that were told of more
+	working    bool // a reconciler
+	named      int  // runs of the activity that names problems
 }
 
 var theBatch = batchRef(fanfare.Email, 7)
@@ -47,6 +50,8 @@ func newBatchStage(t *testing.T, send func(n int, in activities.SendInput) activ
 	b.RegisterWorkflow(workflows.Batch)
 	b.RegisterWorkflowWithOptions(b.reconcile, workflow.RegisterOptions{Name: "Reconcile"})
 	b.RegisterActivity(&sendActivities{b})
+	b.OnSignalExternalWorkflow(mock.Anything, "reconcile/"+string(publicationID)+"/email", "", workflows.SignalWake, mock.Anything).
+		Return(errors.New("there was never such a workflow"))
 	b.OnSignalExternalWorkflow(mock.Anything, publicationID.WorkflowID(), "", "batch", mock.Anything).Return(
 		func(_, _, _, _ string, arg any) error {
 			payloads, err := converter.GetDefaultDataConverter().ToPayloads(arg)
@@ -59,6 +64,14 @@ func newBatchStage(t *testing.T, send func(n int, in activities.SendInput) activ
 			}
 			return nil
 		})
+	b.OnSignalExternalWorkflow(mock.Anything, "reconcile/"+string(publicationID)+"/email", "", workflows.SignalWake, mock.Anything).Return(
+		func(_, _, _, _ string, _ any) error {
+			if !b.working {
+				return errors.New("there is no such workflow")
+			}
+			b.asked++
+			return nil
+		})
 	return b
 }
 
@@ -67,6 +80,8 @@ func (b *batchStage) reconcile(ctx workflow.Context, in activities.ReconcileInpu
 	require.Equal(b.t, activities.ReconcileInput{Publication: publicationID, Channel: fanfare.Email}, in)
 	require.Equal(b.t, "reconcile/"+string(publicationID)+"/email", workflow.GetInfo(ctx).WorkflowExecution.ID)
 	b.reconciled++
+	b.working = true
+	defer func() { b.working = false }()
 	return workflow.Sleep(ctx, 90*time.Second)
 }
 
@@ -314,7 +329,7 @@ func TestBatchWithSkippedOrFailedSucceedsAndNamesThem(t *testing.T) {
 func TestBatchInDoubtHasItReconciled(t *testing.T) {
 	t.Parallel()
 	b := newBatchStage(t, func(n int, _ activities.SendInput) activities.SendResult {
-		if n <= 5 { // half a minute each; the reconciler takes a minute and a half
+		if n <= 5 { // half a minute each; the reconciler takes longer than three of them
 			return activities.SendResult{Tally: tally(fanfare.Totals{Sent: 4, InDoubt: 6})}
 		}
 		return activities.SendResult{Tally: allSent}
@@ -322,6 +337,8 @@ func TestBatchInDoubtHasItReconciled(t *testing.T) {
 	_, err := b.execute()
 	require.NoError(t, err)
 	require.Equal(t, 2, b.reconciled, "one at a time, and another when the first has ended and doubt is left")
+	require.Equal(t, 3, b.told, "the one at work is told that there is more to ask")
+	require.Equal(t, 3, b.asked, "one that is at work is told that there is more to ask")
 }
 
 func TestBatchOfAPausedPublicationWaits(t *testing.T) {

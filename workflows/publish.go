@@ -79,6 +79,7 @@ func Publish(ctx workflow.Context, in PublishInput) (Tally, error) {
 			return Tally{}, err
 		}
 		if p.finished {
+			p.takeReports()
 			return Tally{State: p.State, Totals: p.Totals}, nil
 		}
 		if err := p.sendUntilNews(ctx); err != nil {
@@ -339,15 +340,19 @@ func (p *publishing) longEnough(ctx workflow.Context) bool {
 	return p.started >= batchesPerRun || info.GetCurrentHistoryLength() >= eventsPerRun || info.GetContinueAsNewSuggested()
 }
 
-// continueAsNew carries the progress over. Reports that have arrived are taken
-// first: the next run would not see them.
-func (p *publishing) continueAsNew(ctx workflow.Context) error {
+// takeReports takes the reports that have arrived: nobody else would see them.
+func (p *publishing) takeReports() {
 	for {
 		var r batchReport
 		if !p.reports.ReceiveAsync(&r) {
-			break
+			return
 		}
 		p.report(r)
 	}
+}
+
+// continueAsNew carries the progress over.
+func (p *publishing) continueAsNew(ctx workflow.Context) error {
+	p.takeReports()
 	return workflow.NewContinueAsNewError(ctx, Publish, PublishInput{Publication: p.id, Progress: p.Progress})
 }
