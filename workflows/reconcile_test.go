@@ -21,7 +21,6 @@ type lookUps struct {
 	env     *testsuite.TestWorkflowEnvironment
 	begun   time.Time
 	results []activities.ReconcileResult
-	during  func(n int) // called while the nth run of the activity is under way
 	ages    []time.Duration
 	woken   []string
 	onRun   func(run int) // counted from 1; nil: nothing
@@ -31,9 +30,6 @@ func (l *lookUps) Reconcile(context.Context, activities.ReconcileInput) (activit
 	l.ages = append(l.ages, l.env.Now().Sub(l.begun).Round(100*time.Millisecond))
 	if l.onRun != nil {
 		l.onRun(len(l.ages))
-	}
-	if l.during != nil {
-		l.during(len(l.ages))
 	}
 	return l.results[min(len(l.ages), len(l.results))-1], nil
 }
@@ -99,31 +95,4 @@ func TestReconcileHearsOfMore(t *testing.T) {
 	l.env.ExecuteWorkflow(workflows.Reconcile, ofEmail)
 	require.NoError(t, l.env.GetWorkflowError())
 	require.Equal(t, []time.Duration{0, 5 * time.Second, 5 * time.Second}, l.ages)
-}
-
-func TestReconcileIsToldThatThereIsMore(t *testing.T) {
-	t.Parallel()
-	l := newLookUps(
-		activities.ReconcileResult{Next: span(20 * time.Second)}, // woken while it waits
-		activities.ReconcileResult{Next: span(20 * time.Second)}, // woken by four more while it looks
-		activities.ReconcileResult{Next: span(20 * time.Second)},
-		activities.ReconcileResult{}, // told just now, by a batch that relies on it
-		activities.ReconcileResult{Next: span(time.Second)},
-		activities.ReconcileResult{},
-	)
-	wake := func() { l.env.SignalWorkflow(workflows.SignalWake, nil) }
-	l.env.RegisterDelayedCallback(func() {
-		for range 5 {
-			wake()
-		}
-	}, 3*time.Second)
-	l.during = func(n int) {
-		if n == 4 {
-			wake()
-		}
-	}
-	l.env.ExecuteWorkflow(workflows.Reconcile, ofEmail)
-	require.NoError(t, l.env.GetWorkflowError())
-	require.Equal(t, []time.Duration{0, 3 * time.Second, 3 * time.Second, 23 * time.Second, 23 * time.Second, 24 * time.Second}, l.ages,
-		"one look for the first, one for all who came during it")
 }
