@@ -50,22 +50,22 @@ WITH call AS (
     AND (outcome IS NULL OR outcome = 'ambiguous' AND $5 <> 'ambiguous')
   RETURNING first_number, last_number, provider, ended_at
 ), moved AS (
-  -- By one range of the primary key: the call's rows lie side by side. Joins
-  -- with those rejected by name would cost every call what few of them need.
+  -- By one range of the primary key: the call's rows lie side by side. Scalar
+  -- sub-selects, because a join with the call makes a generic plan read the whole table,
+  -- and one with those rejected by name would cost every call what few of them need.
   UPDATE deliveries d SET
     state = CASE WHEN d.subscriber_number = ANY ($12::bigint[]) OR $5 = 'rejected' THEN 'failed'
       WHEN $5 = 'accepted' THEN 'sent' WHEN $5 = 'ambiguous' THEN 'in_doubt' ELSE 'pending' END::delivery_state,
     reason = NULL,
     code = CASE WHEN d.subscriber_number = ANY ($12::bigint[]) OR $5 = 'rejected'
-      THEN call.provider || ':' || COALESCE(NULLIF(($13::text[])[array_position($12::bigint[], d.subscriber_number)], ''),
+      THEN (SELECT provider FROM call) || ':' || COALESCE(NULLIF(($13::text[])[array_position($12::bigint[], d.subscriber_number)], ''),
         CASE WHEN $5 = 'rejected' THEN $6 END, 'rejected') END,
     due_at = CASE WHEN d.subscriber_number = ANY ($12::bigint[]) OR $5 IN ('accepted', 'rejected') THEN NULL
-      WHEN $5 = 'ambiguous' THEN call.ended_at + make_interval(secs => $11)
+      WHEN $5 = 'ambiguous' THEN (SELECT ended_at FROM call) + make_interval(secs => $11)
       ELSE clock_timestamp() + make_interval(secs => $10) END,
     changed_at = clock_timestamp()
-  FROM call
   WHERE d.publication_id = $1 AND d.channel = $2 AND d.batch = $3 AND d.call_id = $4
-    AND d.subscriber_number BETWEEN call.first_number AND call.last_number
+    AND d.subscriber_number >= (SELECT first_number FROM call) AND d.subscriber_number <= (SELECT last_number FROM call)
     AND (d.state IN ('sending', 'in_doubt')
       OR $5 = 'accepted' AND d.state IN ('pending', 'dead') AND d.subscriber_number <> ALL ($12::bigint[]))
   RETURNING d.subscriber_number, d.state, d.code
