@@ -2,8 +2,6 @@ package ledger
 
 import (
 	"context"
-	"errors"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -135,105 +133,4 @@ func (l *Ledger) addBooks(ctx context.Context, p *fanfare.Publication, audience 
 		p.ETA = &eta
 	}
 	return nil
-}
-
-// Deliveries lists a publication's deliveries by channel and number. Those not
-// yet claimed have no row and are listed as pending.
-func (l *Ledger) Deliveries(ctx context.Context, q fanfare.DeliveryQuery) ([]fanfare.Delivery, error) {
-	p, err := l.Publication(ctx, q.Publication)
-	if err != nil {
-		return nil, err
-	}
-	var list []fanfare.Delivery
-	for _, c := range p.Channels {
-		if q.Channel != "" && c != q.Channel || q.After != nil && c < q.After.Channel || len(list) >= q.Limit {
-			continue
-		}
-		var after fanfare.SubscriberNumber
-		if q.After != nil && c == q.After.Channel {
-			after = q.After.Number
-		}
-		page, err := l.deliveriesOf(ctx, q, c, after, q.Limit-len(list))
-		if err != nil {
-			return nil, failed("list deliveries of "+string(q.Publication), err)
-		}
-		list = append(list, page...)
-	}
-	return list, nil
-}
-
-func (l *Ledger) deliveriesOf(ctx context.Context, q fanfare.DeliveryQuery, c fanfare.Channel, after fanfare.SubscriberNumber, limit int) ([]fanfare.Delivery, error) {
-	sql := `
-		SELECT s.subscriber_number, COALESCE(p.external_id, ''), COALESCE(d.state, 'pending'), COALESCE(d.reason, ''), COALESCE(d.code, ''), COALESCE(d.batch, 0),
-		  (SELECT call.provider FROM calls call WHERE call.publication_id = $1 AND call.call_id = d.call_id)
-		FROM subscriptions s JOIN subscribers p USING (subscriber_number)
-		LEFT JOIN deliveries d ON d.publication_id = $1 AND d.channel = $2 AND d.subscriber_number = s.subscriber_number
-		WHERE s.subscriber_number > $3 AND ($4 = '' OR COALESCE(d.state, 'pending')::text = $4) AND ` + audience + `
-		ORDER BY s.subscriber_number LIMIT $5`
-	switch q.State {
-	case fanfare.InDoubt, fanfare.Failed, fanfare.Dead:
-		sql = `
-		SELECT a.subscriber_number, COALESCE(p.external_id, ''), d.state, COALESCE(d.reason, ''), COALESCE(d.code, ''), d.batch,
-		  (SELECT call.provider FROM calls call WHERE call.publication_id = $1 AND call.call_id = d.call_id)
-		FROM attention a JOIN subscribers p USING (subscriber_number)
-		JOIN deliveries d USING (publication_id, channel, subscriber_number)
-		WHERE a.publication_id = $1 AND a.channel = $2 AND a.subscriber_number > $3 AND a.state = $4::text::delivery_state
-		ORDER BY a.subscriber_number LIMIT $5`
-	}
-	rows, err := l.pool.Query(ctx, sql, q.Publication, c, after, string(q.State), limit)
-	if err != nil {
-		return nil, err
-	}
-	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (fanfare.Delivery, error) {
-		d := fanfare.Delivery{Publication: q.Publication, Channel: c}
-		id := fanfare.DeliveryID{Publication: q.Publication, Channel: c}
-		var provider *string
-		err := row.Scan(&id.Number, &d.Subscriber, &d.State, &d.Reason, &d.Code, &d.Batch, &provider)
-		if provider != nil {
-			d.Provider = *provider
-		}
-		d.ID = id.String()
-		return d, err
-	})
-}
-
-// Delivery reads one delivery with every attempt. A member of the audience who
-// was not claimed yet is pending; anyone else is fanfare.ErrNotFound.
-func (l *Ledger) Delivery(ctx context.Context, id fanfare.DeliveryID) (fanfare.Delivery, error) {
-	d := fanfare.Delivery{ID: id.String(), Publication: id.Publication, Channel: id.Channel, Events: []fanfare.Event{}}
-	err := l.pool.QueryRow(ctx, `
-		SELECT COALESCE(p.external_id, ''), COALESCE(d.state, 'pending'), COALESCE(d.reason, ''), COALESCE(d.code, ''), COALESCE(d.batch, 0), COALESCE(c.provider, '')
-		FROM subscriptions s JOIN subscribers p USING (subscriber_number)
-		JOIN publications q ON q.publication_id = $1 AND $2::channel = ANY (q.channels)
-		LEFT JOIN deliveries d ON d.publication_id = $1 AND d.channel = $2 AND d.subscriber_number = s.subscriber_number
-		LEFT JOIN calls c ON c.publication_id = $1 AND c.call_id = d.call_id
-		WHERE s.subscriber_number = $3 AND `+audience, id.Publication, id.Channel, id.Number).
-		Scan(&d.Subscriber, &d.State, &d.Reason, &d.Code, &d.Batch, &d.Provider)
-	if errors.Is(err, pgx.ErrNoRows) {
-		err = fanfare.ErrNotFound
-	}
-	if err != nil {
-		return d, failed("read delivery "+d.ID, err)
-	}
-	rows, err := l.pool.Query(ctx, `
-		SELECT row_number() OVER (ORDER BY c.claimed_at), c.call_id, c.provider, c.claimed_at, c.ended_at,
-		  -- A call that was ambiguous may have been accepted later; its rejections by name stand.
-		  COALESCE(CASE WHEN c.outcome = 'accepted' AND a.outcome IS DISTINCT FROM 'rejected' THEN 'accepted' ELSE COALESCE(a.outcome, c.outcome) END::text, ''),
-		  COALESCE(a.code, c.provider || ':' || c.code, ''), COALESCE(c.evidence, '')
-		FROM (
-		  SELECT call_id FROM deliveries WHERE publication_id = $1 AND subscriber_number = $3 AND channel = $2 AND call_id IS NOT NULL
-		  UNION SELECT call_id FROM attempts WHERE publication_id = $1 AND subscriber_number = $3 AND channel = $2) part
-		JOIN calls c ON c.publication_id = $1 AND c.call_id = part.call_id
-		LEFT JOIN attempts a ON a.publication_id = $1 AND a.subscriber_number = $3 AND a.channel = $2 AND a.call_id = part.call_id
-		ORDER BY c.claimed_at`, id.Publication, id.Channel, id.Number)
-	if err != nil {
-		return d, failed("read delivery "+d.ID, err)
-	}
-	d.Attempts, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (fanfare.Attempt, error) {
-		var a fanfare.Attempt
-		err := row.Scan(&a.N, &a.Call, &a.Provider, &a.StartedAt, &a.EndedAt, &a.Outcome, &a.Code, &a.Evidence)
-		a.Code = strings.TrimSuffix(a.Code, ":")
-		return a, err
-	})
-	return d, failed("read delivery "+d.ID, err)
 }

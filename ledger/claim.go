@@ -56,9 +56,11 @@ const lockBatchSQL = `SELECT FROM batches WHERE publication_id = $1 AND channel 
 // $5 provider, $6 and $7 the spans of the lease; $8 and $9 a range of numbers, and
 // $10 how many seconds early they may be taken.
 //
-// The scalar sub-selects keep the order of the primary key, so that LIMIT stops
-// after a chunk instead of sorting the rest of the batch. OFFSET 0 keeps the look-ups
-// by primary key: flattened, a generic plan may read the whole table for a chunk.
+// The planner knows nothing of a publication that is new, or nothing of the
+// parameters in a plan it keeps, and takes one row to be in each table; then every order
+// of joins looks cheap. So it is given no choice: scalar sub-selects bound a range of
+// the primary key, in whose order LIMIT stops after a chunk; OFFSET 0 makes a look-up by
+// primary key; IN behind IS TRUE is a hash table.
 const (
 	gateSQL = `
 WITH gate AS MATERIALIZED (
@@ -79,10 +81,14 @@ slice AS MATERIALIZED (
 ),`
 
 	dueMembersSQL = `
-due AS MATERIALIZED (
+slice AS MATERIALIZED (
+  SELECT GREATEST(first_number, $8) AS first, LEAST(last_number, $9) AS last FROM batches
+  WHERE publication_id = $1 AND channel = $2 AND n = $3
+), due AS MATERIALIZED (
   SELECT a.subscriber_number FROM attention a
   WHERE a.publication_id = $1 AND a.channel = $2 AND a.batch = $3 AND a.state = 'pending'
-    AND a.due_at <= (SELECT now FROM gate) + make_interval(secs => $10) AND a.subscriber_number BETWEEN $8 AND $9
+    AND a.due_at <= (SELECT now FROM gate) + make_interval(secs => $10)
+    AND a.subscriber_number >= (SELECT first FROM slice) AND a.subscriber_number <= (SELECT last FROM slice)
   ORDER BY a.subscriber_number LIMIT $4
 ), member AS MATERIALIZED (
   SELECT due.subscriber_number, s.ended FROM due CROSS JOIN LATERAL (
@@ -113,8 +119,9 @@ candidate AS MATERIALIZED (
   LEFT JOIN LATERAL (SELECT true AS yes FROM suppressions x
     WHERE x.channel = $2::channel::text AND x.address_hash = c.address_hash LIMIT 1) suppressed ON true
   -- Who was sent to before the address became a shared one has no row in shared_addresses.
-  LEFT JOIN LATERAL (SELECT true AS yes FROM subscribers o JOIN deliveries d ON d.publication_id = $1 AND d.channel = $2 AND d.subscriber_number = o.subscriber_number
-    WHERE c.shared AND o.email_hash = c.address_hash AND o.subscriber_number <> c.subscriber_number AND d.state <> 'skipped' LIMIT 1) earlier ON true
+  LEFT JOIN LATERAL (SELECT true AS yes FROM subscribers o CROSS JOIN LATERAL (
+      SELECT FROM deliveries d WHERE d.publication_id = $1 AND d.channel = $2 AND d.subscriber_number = o.subscriber_number AND d.state <> 'skipped' OFFSET 0) d
+    WHERE c.shared AND o.email_hash = c.address_hash AND o.subscriber_number <> c.subscriber_number LIMIT 1) earlier ON true
 ), taken AS (
   INSERT INTO shared_addresses (publication_id, channel, address_hash, subscriber_number)
   SELECT $1, $2, address_hash, min(subscriber_number) FROM verdict WHERE reason IS NULL AND shared
@@ -122,7 +129,7 @@ candidate AS MATERIALIZED (
   ON CONFLICT DO NOTHING RETURNING subscriber_number
 ), decided AS MATERIALIZED (
   SELECT v.subscriber_number, v.address, COALESCE(v.reason, CASE WHEN v.shared
-    AND NOT EXISTS (SELECT FROM taken t WHERE t.subscriber_number = v.subscriber_number)
+    AND v.subscriber_number NOT IN (SELECT subscriber_number FROM taken)
     AND NOT EXISTS (SELECT FROM shared_addresses k WHERE k.publication_id = $1 AND k.channel = $2 AND k.address_hash = v.address_hash AND k.subscriber_number = v.subscriber_number)
     THEN 'duplicate_address' END) AS reason
   FROM verdict v
@@ -149,17 +156,23 @@ SELECT gate.call_id, d.subscriber_number, d.address FROM decided d, gate WHERE d
 	// Who was to be sent to again without evidence may have been sent to: not
 	// skipped, but dead, from where proof can still come.
 	writeDueSQL = `
-written AS (
+skipped AS MATERIALIZED (
+  SELECT jsonb_object_agg(subscriber_number, reason) AS reasons FROM decided WHERE reason IS NOT NULL
+), written AS (
   UPDATE deliveries d SET
-    state = CASE WHEN c.reason IS NULL THEN 'sending' WHEN d.resends > 0 THEN 'dead' ELSE 'skipped' END::delivery_state,
-    reason = CASE WHEN c.reason IS NOT NULL AND d.resends > 0 THEN 'doubt_held' ELSE c.reason END,
-    call_id = CASE WHEN c.reason IS NULL THEN gate.call_id ELSE d.call_id END, code = NULL, due_at = NULL, changed_at = gate.now
-  FROM decided c, gate
-  WHERE d.publication_id = $1 AND d.channel = $2 AND d.subscriber_number = c.subscriber_number AND d.state = 'pending'
+    state = CASE WHEN (SELECT reasons FROM skipped) ->> d.subscriber_number::text IS NULL THEN 'sending'
+      WHEN d.resends > 0 THEN 'dead' ELSE 'skipped' END::delivery_state,
+    reason = CASE WHEN (SELECT reasons FROM skipped) ->> d.subscriber_number::text IS NOT NULL AND d.resends > 0 THEN 'doubt_held'
+      ELSE (SELECT reasons FROM skipped) ->> d.subscriber_number::text END,
+    call_id = CASE WHEN (SELECT reasons FROM skipped) ->> d.subscriber_number::text IS NULL THEN (SELECT call_id FROM gate) ELSE d.call_id END,
+    code = NULL, due_at = NULL, changed_at = (SELECT now FROM gate)
+  WHERE d.publication_id = $1 AND d.channel = $2 AND d.state = 'pending'
+    AND d.subscriber_number >= (SELECT min(subscriber_number) FROM decided) AND d.subscriber_number <= (SELECT max(subscriber_number) FROM decided)
+    AND (d.subscriber_number IN (SELECT subscriber_number FROM decided)) IS TRUE
   RETURNING d.subscriber_number, d.state
 )
-SELECT gate.call_id, d.subscriber_number, d.address FROM decided d JOIN written w USING (subscriber_number), gate
-WHERE w.state = 'sending' ORDER BY d.subscriber_number`
+SELECT gate.call_id, d.subscriber_number, d.address FROM decided d, gate
+WHERE (d.subscriber_number IN (SELECT subscriber_number FROM written WHERE state = 'sending')) IS TRUE ORDER BY d.subscriber_number`
 
 	claimNewSQL = gateSQL + newMembersSQL + verdictSQL + writeNewSQL
 	claimDueSQL = gateSQL + dueMembersSQL + verdictSQL + writeDueSQL
@@ -177,7 +190,8 @@ const tallySQL = `
 SELECT p.state, p.expires_at <= clock_timestamp(), b.claimed_through >= b.last_number,
   b.intended, b.intended - b.sending - b.in_doubt - b.sent - b.delivered - b.failed - b.skipped - b.dead,
   b.sending, b.in_doubt, b.sent, b.delivered, b.failed, b.skipped, b.dead,
-  extract(epoch FROM (SELECT min(a.due_at) FROM attention a WHERE a.publication_id = $1 AND a.channel = $2 AND a.batch = $3 AND a.state = 'pending') - clock_timestamp())::float8,
+  extract(epoch FROM (SELECT min(a.due_at) FROM attention a WHERE a.publication_id = $1 AND a.channel = $2 AND a.batch = $3 AND a.state = 'pending'
+    AND a.subscriber_number BETWEEN b.first_number AND b.last_number) - clock_timestamp())::float8,
   CASE WHEN b.sending > 0 THEN extract(epoch FROM (SELECT min(c.call_until) FROM calls c WHERE c.publication_id = $1 AND c.channel = $2 AND c.batch = $3 AND c.outcome IS NULL)
     + make_interval(secs => $4) - clock_timestamp())::float8 END
 FROM batches b JOIN publications p USING (publication_id)

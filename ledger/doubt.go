@@ -77,14 +77,13 @@ func (l *Ledger) ApplyPolicy(ctx context.Context, d fanfare.Doubt) error {
 		  SELECT $5 = 'resend' AND state IN ('running', 'paused') AND expires_at > clock_timestamp() AS resend FROM publications WHERE publication_id = $1
 		)
 		UPDATE deliveries d SET
-		  state = CASE WHEN allowed.resend AND d.resends = 0 THEN 'pending' ELSE 'dead' END::delivery_state,
-		  reason = CASE WHEN allowed.resend AND d.resends = 0 THEN NULL ELSE 'doubt_held' END,
-		  resends = CASE WHEN allowed.resend THEN 1 ELSE d.resends END,
-		  due_at = CASE WHEN allowed.resend AND d.resends = 0 THEN clock_timestamp() END,
+		  state = CASE WHEN (SELECT resend FROM allowed) AND d.resends = 0 THEN 'pending' ELSE 'dead' END::delivery_state,
+		  reason = CASE WHEN (SELECT resend FROM allowed) AND d.resends = 0 THEN NULL ELSE 'doubt_held' END,
+		  resends = CASE WHEN (SELECT resend FROM allowed) THEN 1 ELSE d.resends END,
+		  due_at = CASE WHEN (SELECT resend FROM allowed) AND d.resends = 0 THEN clock_timestamp() END,
 		  changed_at = clock_timestamp()
-		FROM allowed, call
 		WHERE d.publication_id = $1 AND d.channel = $2 AND d.batch = $3 AND d.call_id = $4 AND d.state = 'in_doubt'
-		  AND d.subscriber_number BETWEEN call.first_number AND call.last_number`,
+		  AND d.subscriber_number >= (SELECT first_number FROM call) AND d.subscriber_number <= (SELECT last_number FROM call)`,
 		d.Ref.Publication, d.Ref.Channel, d.Ref.N, d.Call, string(policy))
 	return failed(fmt.Sprintf("apply policy %s to call %s", policy, d.Call), l.pipeline(ctx, b))
 }

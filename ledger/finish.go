@@ -82,12 +82,17 @@ SELECT $1, m.subscriber_number, $2, $3, 'skipped', stopped.reason FROM member m,
 
 	// Who waits to be sent to again without evidence may have been sent to: that
 	// they were skipped would be a guess, and nothing could prove it wrong later.
-	closeWaitingSQL = stoppedSQL + `
+	closeWaitingSQL = stoppedSQL + `, slice AS MATERIALIZED (
+  SELECT b.first_number, b.claimed_through FROM batches b, stopped WHERE b.publication_id = $1 AND b.channel = $2 AND b.n = $3
+), waiting AS MATERIALIZED (
+  SELECT a.subscriber_number FROM attention a
+  WHERE a.publication_id = $1 AND a.channel = $2 AND a.batch = $3 AND a.state = 'pending'
+    AND a.subscriber_number >= (SELECT first_number FROM slice) AND a.subscriber_number <= (SELECT claimed_through FROM slice)
+)
 UPDATE deliveries d SET state = CASE WHEN d.resends > 0 THEN 'dead' ELSE 'skipped' END::delivery_state,
-  reason = CASE WHEN d.resends > 0 THEN 'doubt_held' ELSE stopped.reason END, code = NULL, due_at = NULL, changed_at = clock_timestamp()
-FROM stopped, attention a
-WHERE a.publication_id = $1 AND a.channel = $2 AND a.batch = $3 AND a.state = 'pending'
-  AND d.publication_id = $1 AND d.channel = $2 AND d.subscriber_number = a.subscriber_number AND d.state = 'pending'`
+  reason = CASE WHEN d.resends > 0 THEN 'doubt_held' ELSE (SELECT reason FROM stopped) END, code = NULL, due_at = NULL, changed_at = clock_timestamp()
+WHERE d.publication_id = $1 AND d.channel = $2 AND d.batch = $3 AND d.state = 'pending'
+  AND d.subscriber_number >= (SELECT min(subscriber_number) FROM waiting) AND d.subscriber_number <= (SELECT max(subscriber_number) FROM waiting)`
 )
 
 // OpenBatches returns, in order, at most limit batches of a publication's

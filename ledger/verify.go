@@ -140,12 +140,13 @@ WITH publication AS MATERIALIZED (
   FROM (SELECT channel, subscriber_number, state FROM deliveries WHERE publication_id = $1 AND state IN ('pending', 'in_doubt', 'failed', 'dead')) d
   FULL JOIN (SELECT channel, subscriber_number, state FROM attention WHERE publication_id = $1) a USING (channel, subscriber_number)
   WHERE d.state IS DISTINCT FROM a.state GROUP BY channel
+), accepted AS MATERIALIZED (
+  SELECT call_id FROM calls WHERE publication_id = $1 AND outcome = 'accepted'
 ), duplicates AS (
-  SELECT t.channel, count(*) AS duplicates
-  FROM attempts t JOIN calls old ON old.publication_id = $1 AND old.call_id = t.call_id AND old.outcome = 'accepted'
-  JOIN deliveries d ON d.publication_id = $1 AND d.subscriber_number = t.subscriber_number AND d.channel = t.channel AND d.call_id <> t.call_id
-  JOIN calls cur ON cur.publication_id = $1 AND cur.call_id = d.call_id AND cur.outcome = 'accepted'
-  WHERE t.publication_id = $1 AND t.outcome <> 'rejected' GROUP BY t.channel
+  SELECT t.channel, count(*) AS duplicates FROM attempts t CROSS JOIN LATERAL (
+    SELECT d.call_id FROM deliveries d WHERE d.publication_id = $1 AND d.subscriber_number = t.subscriber_number AND d.channel = t.channel OFFSET 0) d
+  WHERE t.publication_id = $1 AND t.outcome <> 'rejected' AND d.call_id <> t.call_id
+    AND (t.call_id IN (SELECT call_id FROM accepted)) IS TRUE AND (d.call_id IN (SELECT call_id FROM accepted)) IS TRUE GROUP BY t.channel
 )
 SELECT channel, COALESCE(c.audience, 0), COALESCE(members, 0)::bigint, COALESCE(rows, 0)::bigint, COALESCE(strangers, 0)::bigint,
   COALESCE(lost, 0)::bigint, COALESCE(unequal, 0), COALESCE(waiting + members - rows, 0)::bigint, COALESCE(covered, 0)::bigint,

@@ -306,9 +306,19 @@ BEGIN
     END IF;
     attention_moves := attention_moves OR d.has_attention;
   END LOOP;
-  IF attention_moves THEN -- all that go before any that come: a row may change its batch
-    DELETE FROM attention a USING old_rows o
-    WHERE a.publication_id = o.publication_id AND a.channel = o.channel AND a.state = o.state AND a.subscriber_number = o.subscriber_number;
+  IF attention_moves THEN
+    -- All that go before any that come, because a row may change its batch. By a
+    -- range of the primary key and a hash table (IN behind IS TRUE): joined with the old
+    -- rows, the plan that is kept may read all of attention every time.
+    FOR d IN
+      SELECT publication_id, channel, state, min(subscriber_number) AS first, max(subscriber_number) AS last
+      FROM old_rows WHERE state IN ('pending', 'in_doubt', 'failed', 'dead') GROUP BY publication_id, channel, state
+    LOOP
+      DELETE FROM attention a
+      WHERE a.publication_id = d.publication_id AND a.channel = d.channel AND a.state = d.state AND a.subscriber_number BETWEEN d.first AND d.last
+        AND (a.subscriber_number IN (SELECT o.subscriber_number FROM old_rows o
+          WHERE o.publication_id = d.publication_id AND o.channel = d.channel AND o.state = d.state)) IS TRUE;
+    END LOOP;
     INSERT INTO attention (publication_id, channel, state, subscriber_number, batch, due_at)
     SELECT publication_id, channel, state, subscriber_number, batch, due_at FROM new_rows
     WHERE state IN ('pending', 'in_doubt', 'failed', 'dead');
