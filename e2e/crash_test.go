@@ -19,7 +19,7 @@ const kills = 12
 // nobody is lost and nobody gets two.
 func TestWorkersKilledByTurns(t *testing.T) {
 	t.Parallel()
-	st := start(t, setup{workers: 2, batchSize: 400})
+	st := start(t, setup{workers: 2, batchSize: 100})
 	st.subscribe(20000)
 	st.faults(sandbox.Faults{Pace: 1000})
 	id := st.publish("article-1")
@@ -43,7 +43,7 @@ func TestWorkersKilledByTurns(t *testing.T) {
 // what a cut call left in doubt.
 func TestWorkersKilledWithoutLookUp(t *testing.T) {
 	t.Parallel()
-	st := start(t, setup{workers: 2, batchSize: 400, env: []string{"FANFARE_DOUBT_EMAIL=resend"}})
+	st := start(t, setup{workers: 2, batchSize: 100, env: []string{"FANFARE_DOUBT_EMAIL=resend"}})
 	st.subscribe(20000)
 	st.faults(sandbox.Faults{Pace: 1000, Logs: sandbox.LogFaults{Mode: sandbox.LogsOff}})
 	id := st.publish("article-1")
@@ -68,7 +68,7 @@ func TestWorkersKilledWithoutLookUp(t *testing.T) {
 // and who may have got it is counted as dead, to be decided by a person.
 func TestWorkersKilledAndHeld(t *testing.T) {
 	t.Parallel()
-	st := start(t, setup{workers: 2, batchSize: 200, env: []string{"FANFARE_DOUBT_EMAIL=hold"}})
+	st := start(t, setup{workers: 2, batchSize: 50, env: []string{"FANFARE_DOUBT_EMAIL=hold"}})
 	st.subscribe(10000)
 	st.faults(sandbox.Faults{Pace: 500, Logs: sandbox.LogFaults{Mode: sandbox.LogsOff}})
 	id := st.publish("article-1")
