@@ -9,6 +9,14 @@ import (
 	fanfare "github.com/fanfare-dev/fanfare"
 )
 
+// callsSince bounds ids of calls, which order by the times of their claims, to
+// those of the last seconds: only they are read. It asks for the time of the statement,
+// because no index serves what may change while it runs, and for two bounds, because
+// the planner takes one for a third of the table.
+func callsSince(secs string) string {
+	return `uuid_v7_floor(statement_timestamp() - make_interval(secs => ` + secs + `)) AND uuid_v7_floor(statement_timestamp() + interval '1 hour')`
+}
+
 // rateWindow is the time over which a publication's rate is measured.
 const rateWindow = 10 * time.Second
 
@@ -119,8 +127,9 @@ func (l *Ledger) addBooks(ctx context.Context, p *fanfare.Publication, audience 
 	if p.State == fanfare.Running {
 		b.Queue(`
 			SELECT COALESCE(sum(size), 0)::float8 / GREATEST(0.1, LEAST($2, extract(epoch FROM clock_timestamp() - $3::timestamptz)::float8))
-			FROM calls WHERE publication_id = $1 AND outcome = 'accepted' AND ended_at > clock_timestamp() - make_interval(secs => $2)`,
-			p.ID, seconds(rateWindow), p.StartedAt).QueryRow(func(row pgx.Row) error { return row.Scan(&p.RatePerSecond) })
+			FROM calls WHERE publication_id = $1 AND outcome = 'accepted' AND ended_at > clock_timestamp() - make_interval(secs => $2)
+			  AND call_id BETWEEN `+callsSince("$4"),
+			p.ID, seconds(rateWindow), p.StartedAt, seconds(rateWindow+callWithin+lapseMargin)).QueryRow(func(row pgx.Row) error { return row.Scan(&p.RatePerSecond) })
 	}
 	if err := l.pipeline(ctx, b); err != nil {
 		return err

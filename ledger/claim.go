@@ -86,8 +86,7 @@ slice AS MATERIALIZED (
   WHERE publication_id = $1 AND channel = $2 AND n = $3
 ), due AS MATERIALIZED (
   SELECT a.subscriber_number FROM attention a
-  WHERE a.publication_id = $1 AND a.channel = $2 AND a.batch = $3 AND a.state = 'pending'
-    AND a.due_at <= (SELECT now FROM gate) + make_interval(secs => $10)
+  WHERE a.publication_id = $1 AND a.channel = $2 AND a.state = 'pending' AND a.due_at <= (SELECT now FROM gate) + make_interval(secs => $10)
     AND a.subscriber_number >= (SELECT first FROM slice) AND a.subscriber_number <= (SELECT last FROM slice)
   ORDER BY a.subscriber_number LIMIT $4
 ), member AS MATERIALIZED (

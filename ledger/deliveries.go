@@ -64,11 +64,12 @@ SELECT s.subscriber_number FROM (
   SELECT claimed_through, last_number FROM batches
   WHERE publication_id = $1 AND channel = $2 AND last_number > $3 AND claimed_through < last_number
   UNION ALL SELECT COALESCE(max(last_number), 0), 9223372036854775807 FROM batches WHERE publication_id = $1 AND channel = $2
+  ORDER BY claimed_through OFFSET 0
 ) open CROSS JOIN LATERAL (
   SELECT s.subscriber_number FROM subscriptions s
   WHERE s.subscriber_number > GREATEST(open.claimed_through, $3) AND s.subscriber_number <= open.last_number AND ` + audience + `
   ORDER BY s.topic_id, s.subscriber_number LIMIT $4) s
-ORDER BY s.subscriber_number LIMIT $4)
+ORDER BY open.claimed_through, s.subscriber_number LIMIT $4)
 ORDER BY subscriber_number LIMIT $4`
 )
 

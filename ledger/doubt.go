@@ -15,13 +15,14 @@ import (
 // The span is nil when nothing is in doubt.
 func (l *Ledger) Doubts(ctx context.Context, id fanfare.PublicationID, channel fanfare.Channel, limit int) (due []fanfare.Doubt, next *time.Duration, err error) {
 	op := "doubts of " + string(id)
+	// The ids of calls order by the time of their claims.
 	rows, err := l.pool.Query(ctx, `
 		SELECT d.call_id, c.batch, d.provider, d.call_ended_at, d.looks, d.deadline <= clock_timestamp(),
 		  COALESCE(
 		    (SELECT w.call_id::text FROM calls w WHERE w.publication_id = $1 AND w.channel = $2 AND w.provider = d.provider
-		       AND w.outcome = 'accepted' AND w.claimed_at >= d.call_ended_at ORDER BY w.claimed_at LIMIT 1),
+		       AND w.outcome = 'accepted' AND w.call_id >= uuid_v7_floor(d.call_ended_at) ORDER BY w.call_id LIMIT 1),
 		    (SELECT w.call_id::text FROM calls w WHERE w.publication_id = $1 AND w.channel = $2 AND w.provider = d.provider
-		       AND w.outcome = 'accepted' ORDER BY w.claimed_at DESC LIMIT 1), '')
+		       AND w.outcome = 'accepted' ORDER BY w.call_id DESC LIMIT 1), '')
 		FROM doubts d JOIN calls c USING (publication_id, call_id)
 		WHERE d.publication_id = $1 AND d.channel = $2 AND d.look_at <= clock_timestamp()
 		ORDER BY d.look_at LIMIT $3`, id, channel, limit)

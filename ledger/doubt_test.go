@@ -129,11 +129,10 @@ func TestTheWitnessIsTheFirstAcceptedAfterElseTheLastBefore(t *testing.T) {
 	w.subscribed(20)
 	ref := w.running("article-1", 20)
 	claim := func(age time.Duration, kind fanfare.OutcomeKind, provider string) fanfare.CallID {
-		c, err := w.ClaimNew(t.Context(), ref, provider, 1)
-		require.NoError(t, err)
-		w.settle(ref, c.Call, kind)
-		w.age(c.Call, age)
-		return c.Call
+		return fanfare.CallID(one[string](w, `
+			INSERT INTO calls (publication_id, call_id, channel, batch, first_number, last_number, size, provider, claimed_at, begin_by, call_until, ended_at, outcome)
+			SELECT $1, uuid_v7(at), 'email', 1, 2, 2, 1, $4, at, at + interval '1 s', at + interval '15 s', at + interval '1 s', $3::text::outcome
+			FROM (SELECT clock_timestamp() - $2::interval AS at) x RETURNING call_id::text`, ref.Publication, age, kind, provider))
 	}
 	witness := func() fanfare.CallID {
 		due := w.dueDoubts(ref.Publication)

@@ -86,7 +86,7 @@ SELECT $1, m.subscriber_number, $2, $3, 'skipped', stopped.reason FROM member m,
   SELECT b.first_number, b.claimed_through FROM batches b, stopped WHERE b.publication_id = $1 AND b.channel = $2 AND b.n = $3
 ), waiting AS MATERIALIZED (
   SELECT a.subscriber_number FROM attention a
-  WHERE a.publication_id = $1 AND a.channel = $2 AND a.batch = $3 AND a.state = 'pending'
+  WHERE a.publication_id = $1 AND a.channel = $2 AND a.state = 'pending'
     AND a.subscriber_number >= (SELECT first_number FROM slice) AND a.subscriber_number <= (SELECT claimed_through FROM slice)
 )
 UPDATE deliveries d SET state = CASE WHEN d.resends > 0 THEN 'dead' ELSE 'skipped' END::delivery_state,

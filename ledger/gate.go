@@ -101,12 +101,11 @@ func (l *Ledger) waitForQuiet(ctx context.Context, id fanfare.PublicationID) err
 	defer tick.Stop()
 	for until := time.Now().Add(beginWithin + quietMargin); time.Now().Before(until); {
 		var open bool
-		// The ids of calls order by the time of their claims: only the last are read.
 		// A second more than needed, for a clock that is set.
 		err := l.pool.QueryRow(ctx, `
 			SELECT EXISTS (SELECT FROM calls WHERE publication_id = $1 AND outcome IS NULL
 			  AND begin_by + make_interval(secs => $2) > clock_timestamp()
-			  AND call_id >= uuid_v7_floor(clock_timestamp() - make_interval(secs => $3)))`,
+			  AND call_id BETWEEN `+callsSince("$3")+`)`,
 			id, seconds(quietMargin), seconds(beginWithin+quietMargin+time.Second)).Scan(&open)
 		if err != nil || !open {
 			return err

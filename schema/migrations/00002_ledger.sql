@@ -180,7 +180,9 @@ CREATE TABLE attention (
   PRIMARY KEY (publication_id, channel, state, subscriber_number),
   CONSTRAINT attention_is_for_what_waits_or_went_wrong CHECK (state IN ('pending', 'in_doubt', 'failed', 'dead'))
 );
-CREATE INDEX attention_by_batch ON attention (publication_id, channel, batch, state, due_at);
+-- When the next of a batch is due. Batch comes first so that nothing else can be
+-- looked for in it: what is asked of a publication belongs to the primary key.
+CREATE INDEX attention_by_batch ON attention (batch, publication_id, channel, state, due_at);
 
 -- Whose turn it was for an address that several subscribers share.
 CREATE TABLE shared_addresses (
