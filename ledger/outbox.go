@@ -19,9 +19,11 @@ func (l *Ledger) LeaseOrders(ctx context.Context, limit int, lease time.Duration
 		WITH free AS (
 		  SELECT outbox_id FROM outbox WHERE leased_until IS NULL OR leased_until < clock_timestamp()
 		  ORDER BY outbox_id LIMIT $1 FOR UPDATE SKIP LOCKED
+		), leased AS (
+		  UPDATE outbox o SET leased_until = clock_timestamp() + make_interval(secs => $2) FROM free
+		  WHERE o.outbox_id = free.outbox_id RETURNING o.outbox_id, o.publication_id, o.kind
 		)
-		UPDATE outbox o SET leased_until = clock_timestamp() + make_interval(secs => $2) FROM free
-		WHERE o.outbox_id = free.outbox_id RETURNING o.outbox_id, o.publication_id, o.kind`, limit, seconds(lease))
+		SELECT * FROM leased ORDER BY outbox_id`, limit, seconds(lease))
 	if err != nil {
 		return nil, failed("lease outbox", err)
 	}
