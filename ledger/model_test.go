@@ -1,0 +1,310 @@
+package ledger_test
+
+import (
+	"flag"
+	"fmt"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+
+	fanfare "github.com/fanfare-dev/fanfare"
+)
+
+// TestTheLedgerDoesWhatTheModelDoes runs random operations on one batch and, in
+// a few lines of Go, on a model of it; after each of them both must agree on every
+// recipient.
+func TestTheLedgerDoesWhatTheModelDoes(t *testing.T) {
+	t.Parallel()
+	for name, value := range map[string]string{"rapid.checks": "50", "rapid.steps": "50"} {
+		if f := flag.Lookup(name); f.Value.String() == f.DefValue { // unless asked for more
+			require.NoError(t, f.Value.Set(value))
+		}
+	}
+	w := newWorld(t)
+	w.subscribed(modelled)
+	runs := 0
+	rapid.Check(t, func(r *rapid.T) {
+		runs++
+		m := newModel(w, runs)
+		r.Repeat(map[string]func(*rapid.T){
+			"":          m.agree,
+			"claim new": m.claimNew,
+			"claim due": m.claimDue,
+			"settle":    m.settle,
+			"lapse":     m.lapse,
+			"policy":    m.policy,
+			"leave":     m.leave,
+			"return":    m.comeBack,
+			"stop":      m.stop,
+			"close":     m.close,
+			"finish":    m.finish,
+		})
+	})
+	require.Equal(t, runs, w.balanced().Checked)
+}
+
+const modelled = 12 // recipients
+
+type recipient struct {
+	state   string
+	reason  string
+	call    int // place in model.calls; -1: none
+	resends int
+}
+
+type modelCall struct {
+	id      fanfare.CallID
+	outcome fanfare.OutcomeKind // empty while it is open
+	doubted bool                // it stands in doubts
+}
+
+type model struct {
+	w        *world
+	ref      fanfare.BatchRef
+	people   [modelled]recipient
+	cursor   int
+	left     [modelled]bool
+	calls    []modelCall
+	stopped  bool
+	finished bool
+}
+
+func newModel(w *world, run int) *model {
+	for i := 1; i <= modelled; i++ {
+		w.subscribe(i)
+	}
+	m := &model{w: w, ref: w.running(fmt.Sprint("article-", run), modelled)}
+	for i := range m.people {
+		m.people[i] = recipient{state: "pending", call: -1}
+	}
+	return m
+}
+
+// claimed notes a claim: of candidates, those who left are skipped, and the
+// others must be what the ledger claimed.
+func (m *model) claimed(t *rapid.T, c fanfare.Claim, candidates []int) {
+	want := []int{}
+	for _, i := range candidates {
+		p := &m.people[i]
+		switch {
+		case !m.left[i]:
+			*p = recipient{state: "sending", call: len(m.calls), resends: p.resends}
+			want = append(want, i+1)
+		case p.resends > 0:
+			*p = recipient{state: "dead", reason: "doubt_held", call: p.call, resends: p.resends}
+		default:
+			*p = recipient{state: "skipped", reason: "unsubscribed", call: p.call}
+		}
+	}
+	if diff := cmp.Diff(want, numbers(c)); diff != "" {
+		t.Fatal("claimed are others than in the model:\n", diff)
+	}
+	if len(want) > 0 {
+		m.calls = append(m.calls, modelCall{id: c.Call})
+	}
+}
+
+func (m *model) claimNew(t *rapid.T) {
+	limit := rapid.IntRange(1, 5).Draw(t, "limit")
+	c := m.w.claimNew(m.ref, limit)
+	candidates := []int{}
+	for ; m.running() && len(candidates) < limit && m.cursor < modelled; m.cursor++ {
+		candidates = append(candidates, m.cursor)
+	}
+	m.claimed(t, c, candidates)
+}
+
+func (m *model) claimDue(t *rapid.T) {
+	limit := rapid.IntRange(1, 5).Draw(t, "limit")
+	c := m.w.claimDue(m.ref, limit)
+	candidates := []int{}
+	for i := 0; m.running() && i < m.cursor && len(candidates) < limit; i++ {
+		if m.people[i].state == "pending" {
+			candidates = append(candidates, i)
+		}
+	}
+	m.claimed(t, c, candidates)
+}
+
+func (m *model) running() bool { return !m.stopped && !m.finished }
+
+func (m *model) settle(t *rapid.T) {
+	if len(m.calls) == 0 {
+		t.Skip("no call")
+	}
+	n := rapid.SampledFrom(m.unsure()).Draw(t, "call")
+	kind := rapid.SampledFrom([]fanfare.OutcomeKind{
+		fanfare.OutcomeAccepted, fanfare.OutcomeAccepted, fanfare.OutcomeRejected, fanfare.OutcomeThrottled, fanfare.OutcomeUnavailable, fanfare.OutcomeAmbiguous, fanfare.OutcomeReleased,
+	}).Draw(t, "outcome")
+	rejected := rapid.IntRange(0, 2*modelled).Draw(t, "rejected by name") // more often nobody
+	r := result(kind)
+	if rejected < modelled {
+		r.Rejected = map[fanfare.SubscriberNumber]fanfare.Outcome{fanfare.SubscriberNumber(rejected + 1): {Code: "550"}}
+	}
+	m.w.settleWith(m.ref, m.calls[n].id, r)
+	m.settled(n, kind, rejected)
+}
+
+// unsure are the calls that can still change something, and the last.
+func (m *model) unsure() []int {
+	list := []int{len(m.calls) - 1}
+	for n, c := range m.calls {
+		if c.outcome == "" || c.outcome == fanfare.OutcomeAmbiguous {
+			list = append(list, n)
+		}
+	}
+	return list
+}
+
+func (m *model) settled(n int, kind fanfare.OutcomeKind, rejected int) {
+	c := &m.calls[n]
+	if c.outcome != "" && (c.outcome != fanfare.OutcomeAmbiguous || kind == fanfare.OutcomeAmbiguous) {
+		return
+	}
+	c.outcome, c.doubted = kind, kind == fanfare.OutcomeAmbiguous
+	for i := range m.people {
+		p := &m.people[i]
+		if p.call != n {
+			continue
+		}
+		held := p.state == "sending" || p.state == "in_doubt"
+		givenUp := p.state == "pending" || p.state == "dead"
+		switch {
+		case held && i == rejected:
+			p.state, p.reason = "failed", "sendgrid:550"
+		case held:
+			p.state, p.reason = everyKind[kind], map[bool]string{true: "sendgrid:400"}[kind == fanfare.OutcomeRejected]
+		case givenUp && kind == fanfare.OutcomeAccepted && i != rejected:
+			p.state, p.reason = "sent", ""
+		}
+	}
+}
+
+// lapse lets the time of all open calls run out.
+func (m *model) lapse(*rapid.T) {
+	m.w.exec(`UPDATE calls SET claimed_at = claimed_at - interval '1 min', begin_by = begin_by - interval '1 min', call_until = call_until - interval '1 min'
+		WHERE publication_id = $1 AND outcome IS NULL`, m.ref.Publication)
+	_, err := m.w.DoubtLapsed(m.w.t.Context(), m.ref)
+	require.NoError(m.w.t, err)
+	for n, c := range m.calls {
+		if c.outcome == "" {
+			m.settled(n, fanfare.OutcomeAmbiguous, -1)
+		}
+	}
+}
+
+func (m *model) policy(t *rapid.T) {
+	n := slices.IndexFunc(m.calls, func(c modelCall) bool { return c.doubted })
+	if n < 0 {
+		t.Skip("no doubt")
+	}
+	require.NoError(m.w.t, m.w.ApplyPolicy(m.w.t.Context(), fanfare.Doubt{Ref: m.ref, Call: m.calls[n].id}))
+	m.calls[n].doubted = false
+	for i := range m.people {
+		p := &m.people[i]
+		if p.call != n || p.state != "in_doubt" {
+			continue
+		}
+		p.state, p.reason = "dead", "doubt_held"
+		if m.running() && p.resends == 0 {
+			p.state, p.reason, p.resends = "pending", "", 1
+		}
+	}
+}
+
+func (m *model) leave(t *rapid.T) {
+	i := rapid.IntRange(0, modelled-1).Draw(t, "who")
+	m.w.unsubscribe(i + 1)
+	m.left[i] = true
+}
+
+func (m *model) comeBack(t *rapid.T) {
+	i := rapid.IntRange(0, modelled-1).Draw(t, "who")
+	m.w.subscribe(i + 1)
+	m.left[i] = false
+}
+
+// stop lets the publication expire, which unlike a cancel takes no time.
+func (m *model) stop(t *rapid.T) {
+	if rapid.IntRange(0, 9).Draw(t, "stop") > 0 || m.finished {
+		t.Skip("not now")
+	}
+	m.w.exec(`UPDATE publications SET state = 'expired', stopped_at = now() WHERE publication_id = $1 AND state = 'running'`, m.ref.Publication)
+	m.stopped = true
+}
+
+func (m *model) close(t *rapid.T) {
+	if !m.stopped {
+		t.Skip("it runs")
+	}
+	limit := rapid.IntRange(1, 5).Draw(t, "limit")
+	done, err := m.w.CloseBatch(m.w.t.Context(), m.ref, limit)
+	require.NoError(m.w.t, err)
+	for i := 0; i < m.cursor; i++ {
+		p := &m.people[i]
+		switch {
+		case p.state == "pending" && p.resends > 0:
+			p.state, p.reason = "dead", "doubt_held"
+		case p.state == "pending":
+			p.state, p.reason = "skipped", "expired"
+		}
+	}
+	for ; limit > 0 && m.cursor < modelled; limit, m.cursor = limit-1, m.cursor+1 {
+		m.people[m.cursor] = recipient{state: "skipped", reason: "expired", call: -1}
+	}
+	if done != (m.cursor == modelled) {
+		t.Fatal("done is", done, "with the cursor at", m.cursor)
+	}
+}
+
+func (m *model) finish(t *rapid.T) {
+	p := m.w.finish(m.ref.Publication)
+	over := !slices.ContainsFunc(m.people[:], func(p recipient) bool {
+		return p.state == "pending" || p.state == "sending" || p.state == "in_doubt"
+	})
+	m.finished = m.finished || over
+	require.Equal(t, m.finished, p.FinishedAt != nil)
+}
+
+// agree compares every recipient, the totals and the doubts.
+func (m *model) agree(t *rapid.T) {
+	rows, err := m.w.db.Query(m.w.t.Context(), `
+		SELECT s.n, COALESCE(d.state, 'pending'), COALESCE(d.reason, d.code, ''), COALESCE(d.call_id::text, ''), COALESCE(d.resends, 0)
+		FROM generate_series(1, $2::int) s (n) LEFT JOIN deliveries d ON d.publication_id = $1 AND d.subscriber_number = s.n ORDER BY s.n`, m.ref.Publication, modelled)
+	require.NoError(t, err)
+	defer rows.Close()
+	var got, want []string
+	totals := fanfare.Totals{Intended: modelled}
+	for rows.Next() {
+		var n, resends int
+		var state, reason, call string
+		require.NoError(t, rows.Scan(&n, &state, &reason, &call, &resends))
+		got = append(got, fmt.Sprintln(n, state, reason, call, resends))
+		p := m.people[n-1]
+		id := fanfare.CallID("")
+		if p.call >= 0 {
+			id = m.calls[p.call].id
+		}
+		want = append(want, fmt.Sprintln(n, p.state, p.reason, id, p.resends))
+		*map[string]*int64{
+			"pending": &totals.Pending, "sending": &totals.Sending, "in_doubt": &totals.InDoubt, "sent": &totals.Sent,
+			"failed": &totals.Failed, "skipped": &totals.Skipped, "dead": &totals.Dead,
+		}[p.state]++
+	}
+	require.NoError(t, rows.Err())
+	require.Empty(t, cmp.Diff(want, got))
+	tally, err := m.w.Tally(m.w.t.Context(), m.ref)
+	require.NoError(t, err)
+	require.Empty(t, cmp.Diff(totals, tally.Totals))
+	require.Equal(t, m.cursor == modelled, tally.AllClaimed)
+	doubted := 0
+	for _, c := range m.calls {
+		if c.doubted {
+			doubted++
+		}
+	}
+	require.Equal(t, doubted, one[int](m.w, `SELECT count(*) FROM doubts WHERE publication_id = $1`, m.ref.Publication))
+}
