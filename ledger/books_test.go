@@ -103,9 +103,19 @@ func TestListsGiveEveryRecipientOnce(t *testing.T) {
 		}
 	}
 	for _, q := range []fanfare.DeliveryQuery{
-		{}, {Channel: fanfare.Email}, {Channel: fanfare.Push}, {Channel: fanfare.SMS},
-		{State: fanfare.Pending}, {State: fanfare.Sending}, {State: fanfare.InDoubt}, {State: fanfare.Sent}, {State: fanfare.Delivered},
-		{State: fanfare.Failed}, {State: fanfare.Skipped}, {State: fanfare.Dead}, {State: fanfare.Sent, Channel: fanfare.Push},
+		{},
+		{Channel: fanfare.Email},
+		{Channel: fanfare.Push},
+		{Channel: fanfare.SMS},
+		{State: fanfare.Pending},
+		{State: fanfare.Sending},
+		{State: fanfare.InDoubt},
+		{State: fanfare.Sent},
+		{State: fanfare.Delivered},
+		{State: fanfare.Failed},
+		{State: fanfare.Skipped},
+		{State: fanfare.Dead},
+		{State: fanfare.Sent, Channel: fanfare.Push},
 	} {
 		q.Publication = ref.Publication
 		wanted := slices.DeleteFunc(slices.Clone(everybody), func(id string) bool {

@@ -277,12 +277,6 @@ func (w *world) age(call fanfare.CallID, by time.Duration) {
 		WHERE call_id = $1`, call, by))
 }
 
-// due makes all waiting recipients due.
-func (w *world) due() {
-	w.t.Helper()
-	w.exec(`UPDATE deliveries SET due_at = clock_timestamp() WHERE state = 'pending'`)
-}
-
 // row is a delivery as the table has it.
 type row struct {
 	State, Reason, Code, Call string

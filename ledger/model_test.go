@@ -243,7 +243,7 @@ func (m *model) close(t *rapid.T) {
 	limit := rapid.IntRange(1, 5).Draw(t, "limit")
 	done, err := m.w.CloseBatch(m.w.t.Context(), m.ref, limit)
 	require.NoError(m.w.t, err)
-	for i := 0; i < m.cursor; i++ {
+	for i := range m.cursor {
 		p := &m.people[i]
 		switch {
 		case p.state == "pending" && p.resends > 0:
