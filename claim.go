@@ -37,10 +37,10 @@ type Claimed struct {
 
 // Result is what became of a call, as the ledger is told.
 type Result struct {
-	// Outcome holds for every recipient that Rejected does not name. Its
+	// Outcome holds for every recipient that Named does not name. Its
 	// RetryAfter is when those that were not accepted may be claimed again.
 	Outcome    Outcome
-	Rejected   map[SubscriberNumber]Outcome
+	Named      map[SubscriberNumber]Outcome
 	ProviderID string
 	// Evidence is how a doubtful call was settled; empty for the call's own answer.
 	Evidence string

@@ -26,7 +26,8 @@ const (
 	ReasonErased           = "erased"
 	ReasonExpired          = "expired"
 	ReasonCancelled        = "cancelled"
-	ReasonDoubtHeld        = "doubt_held" // dead: in doubt, and policy or a stop forbids sending again
+	ReasonDoubtHeld        = "doubt_held"        // dead: in doubt, and policy or a stop forbids sending again
+	ReasonRetriesExhausted = "retries_exhausted" // dead: refused for the time being too often
 )
 
 // Delivery is one recipient of one publication on one channel: the unit of truth.
@@ -59,7 +60,7 @@ type Attempt struct {
 
 // Event is something a provider reported about a delivery.
 type Event struct {
-	Type string    `json:"type"`
+	Type EventType `json:"type"`
 	At   time.Time `json:"at"`
 }
 

@@ -12,15 +12,16 @@ const (
 	OutcomeAccepted OutcomeKind = "accepted"
 	// OutcomeRejected: refused for good. Never retried.
 	OutcomeRejected OutcomeKind = "rejected"
-	// OutcomeThrottled: certainly not accepted; try again after RetryAfter.
+	// OutcomeThrottled: certainly not accepted; try again after RetryAfter. Costs
+	// an attempt.
 	OutcomeThrottled OutcomeKind = "throttled"
 	// OutcomeUnavailable: certainly not accepted, and not the recipient's fault
 	// (network, 503, credentials). Costs nobody an attempt.
 	OutcomeUnavailable OutcomeKind = "unavailable"
 	// OutcomeAmbiguous: it may have been accepted. Never guess, never fail over.
 	OutcomeAmbiguous OutcomeKind = "ambiguous"
-	// OutcomeReleased: the call never began; the worker came too late to the
-	// gate or stopped first.
+	// OutcomeReleased: the call never began, or was refused because of others in
+	// it. Costs nobody an attempt.
 	OutcomeReleased OutcomeKind = "released"
 )
 
@@ -33,16 +34,19 @@ type Outcome struct {
 	Detail string
 	// RetryAfter is how long the provider asked to wait; zero when it did not say.
 	RetryAfter time.Duration
+	// Account is true when the account, its key or its settings are at fault:
+	// trying again helps nobody before a person has seen to it.
+	Account bool
 }
 
 // Reply is what a provider's sender makes of one call.
 type Reply struct {
-	// Outcome holds for every recipient that Rejected does not name.
+	// Outcome holds for every recipient that Named does not name.
 	Outcome Outcome
-	// Rejected are the recipients the provider named as the reason for refusing
-	// the call, by their place in Call.Recipients. The others were not
-	// sent to either: Outcome is then OutcomeReleased and they take a new call.
-	Rejected map[int]Outcome
+	// Named are the recipients that have an outcome of their own, rejected or
+	// throttled, by their place in Call.Recipients. Where a provider refuses the whole call
+	// because of them, Outcome is OutcomeReleased and the others take a new call.
+	Named map[int]Outcome
 	// Split asks for the halves to be tried apart: the provider refused the call
 	// because of some recipient and did not say which.
 	Split bool

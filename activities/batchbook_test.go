@@ -163,7 +163,7 @@ func (b *batchBook) Settle(ctx context.Context, ref fanfare.BatchRef, call fanfa
 			continue
 		}
 		kind := r.Outcome.Kind
-		if named, ok := r.Rejected[n]; ok {
+		if named, ok := r.Named[n]; ok {
 			kind = named.Kind
 		}
 		*held = recipient{state: map[fanfare.OutcomeKind]fanfare.State{

@@ -307,11 +307,11 @@ const (
 // alone that is away or asks for time.
 func (r *run) result(l *leased, reply fanfare.Reply) fanfare.Result {
 	result := fanfare.Result{Outcome: reply.Outcome, ProviderID: reply.ProviderID}
-	for i, outcome := range reply.Rejected {
-		if result.Rejected == nil {
-			result.Rejected = make(map[fanfare.SubscriberNumber]fanfare.Outcome, len(reply.Rejected))
+	for i, outcome := range reply.Named {
+		if result.Named == nil {
+			result.Named = make(map[fanfare.SubscriberNumber]fanfare.Outcome, len(reply.Named))
 		}
-		result.Rejected[l.Recipients[i].Number] = outcome
+		result.Named[l.Recipients[i].Number] = outcome
 	}
 	switch {
 	case reply.Split:

@@ -169,13 +169,13 @@ func TestNamedRejectsFailAndTheOthersAreSentTo(t *testing.T) {
 	virtually(t, func(t *testing.T) {
 		book, p := newBatchBook(1000), &provider{}
 		p.reply = func(call fanfare.Call) fanfare.Reply {
-			reply := fanfare.Reply{Outcome: fanfare.Outcome{Kind: fanfare.OutcomeReleased, Code: "400"}, Rejected: map[int]fanfare.Outcome{}}
+			reply := fanfare.Reply{Outcome: fanfare.Outcome{Kind: fanfare.OutcomeReleased, Code: "400"}, Named: map[int]fanfare.Outcome{}}
 			for i, r := range call.Recipients {
 				if r.Number%100 == 7 {
-					reply.Rejected[i] = fanfare.Outcome{Kind: fanfare.OutcomeRejected, Code: "400", Detail: "no such mailbox"}
+					reply.Named[i] = fanfare.Outcome{Kind: fanfare.OutcomeRejected, Code: "400", Detail: "no such mailbox"}
 				}
 			}
-			if len(reply.Rejected) == 0 {
+			if len(reply.Named) == 0 {
 				return accepted
 			}
 			return reply
@@ -185,7 +185,7 @@ func TestNamedRejectsFailAndTheOthersAreSentTo(t *testing.T) {
 		require.Equal(t, fanfare.Totals{Intended: 1000, Sent: 990, Failed: 10}, result.Tally.Totals)
 		require.Len(t, p.calls, 2)
 		require.Equal(t, fanfare.Failed, book.recipients[107].state)
-		require.Equal(t, "no such mailbox", book.settled[0].result.Rejected[107].Detail)
+		require.Equal(t, "no such mailbox", book.settled[0].result.Named[107].Detail)
 	})
 }
 

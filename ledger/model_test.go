@@ -142,7 +142,7 @@ func (m *model) settle(t *rapid.T) {
 	rejected := rapid.IntRange(0, 2*modelled).Draw(t, "rejected by name") // more often nobody
 	r := result(kind)
 	if rejected < modelled {
-		r.Rejected = map[fanfare.SubscriberNumber]fanfare.Outcome{fanfare.SubscriberNumber(rejected + 1): {Code: "550"}}
+		r.Named = map[fanfare.SubscriberNumber]fanfare.Outcome{fanfare.SubscriberNumber(rejected + 1): {Code: "550"}}
 	}
 	m.w.settleWith(m.ref, m.calls[n].id, r)
 	m.settled(n, kind, rejected)

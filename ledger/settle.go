@@ -27,9 +27,9 @@ func (l *Ledger) Settle(ctx context.Context, ref fanfare.BatchRef, call fanfare.
 }
 
 func (l *Ledger) queueSettle(b *pgx.Batch, ref fanfare.BatchRef, call fanfare.CallID, r fanfare.Result, endedAt *time.Time) {
-	numbers := make([]int64, 0, len(r.Rejected))
-	codes := make([]string, 0, len(r.Rejected))
-	for number, outcome := range r.Rejected {
+	numbers := make([]int64, 0, len(r.Named))
+	codes := make([]string, 0, len(r.Named))
+	for number, outcome := range r.Named {
 		numbers = append(numbers, int64(number))
 		codes = append(codes, outcome.Code)
 	}

@@ -101,7 +101,7 @@ func TestThoseRejectedByNameFailAndTheOthersFollowTheCall(t *testing.T) {
 		ref := w.running("article-1", 10)
 		c := w.claimNew(ref, 5)
 		r := result(kind)
-		r.Rejected = map[fanfare.SubscriberNumber]fanfare.Outcome{
+		r.Named = map[fanfare.SubscriberNumber]fanfare.Outcome{
 			2: {Kind: fanfare.OutcomeRejected, Code: "550"},
 			4: {Kind: fanfare.OutcomeRejected},              // the provider gave no code
 			6: {Kind: fanfare.OutcomeRejected, Code: "550"}, // not of this call
@@ -205,7 +205,7 @@ func TestAcceptanceIsProvedLate(t *testing.T) {
 
 		r := result(fanfare.OutcomeAccepted)
 		r.Evidence = "the log shows it"
-		r.Rejected = map[fanfare.SubscriberNumber]fanfare.Outcome{3: {Kind: fanfare.OutcomeRejected, Code: "550"}}
+		r.Named = map[fanfare.SubscriberNumber]fanfare.Outcome{3: {Kind: fanfare.OutcomeRejected, Code: "550"}}
 		w.settleWith(ref, call, r)
 		for n := 1; n <= 2; n++ {
 			require.Equal(t, "sent", w.state(ref, n), c.name)

@@ -115,7 +115,7 @@ func refused(out fanfare.Outcome, body string, to []fanfare.Recipient) fanfare.R
 		return fanfare.Reply{Outcome: out}
 	case recipient:
 		out.Kind = fanfare.OutcomeReleased
-		return fanfare.Reply{Outcome: out, Rejected: rejected}
+		return fanfare.Reply{Outcome: out, Named: rejected}
 	default:
 		return undivided(out, detail, len(to))
 	}

@@ -317,7 +317,7 @@ func TestSendAnswers(t *testing.T) {
 			require.Less(t, len(reply.Outcome.Detail), 256)
 			require.NotContains(t, reply.Outcome.Detail, "@")
 			var rejected []int
-			for i, o := range reply.Rejected {
+			for i, o := range reply.Named {
 				rejected = append(rejected, i)
 				require.Equal(t, fanfare.OutcomeRejected, o.Kind)
 				require.Equal(t, fmt.Sprint(tc.status), o.Code)
@@ -524,7 +524,7 @@ func TestSendDetailsHoldNothingPersonal(t *testing.T) {
 		c.Recipients[2].Address = "odd one" // nothing about it looks like an address
 		ctx, _ := leased(t)
 		reply := s.Send(ctx, c)
-		for _, o := range []fanfare.Outcome{reply.Outcome, reply.Rejected[1]} {
+		for _, o := range []fanfare.Outcome{reply.Outcome, reply.Named[1]} {
 			require.True(t, strings.HasPrefix(o.Detail, "SendGrid refuses the request: personalizations.1.to.0.email: "+want), "%q gave %q", message, o.Detail)
 			require.NotContains(t, o.Detail, "@")
 			require.Less(t, len(o.Detail), 256)
