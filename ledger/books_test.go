@@ -20,7 +20,7 @@ func (w *world) mixed() fanfare.BatchRef {
 	ref := w.running("article-1", 12)
 	w.unsubscribe(4)
 	sent := result(fanfare.OutcomeAccepted)
-	sent.Named = map[fanfare.SubscriberNumber]fanfare.Outcome{2: {Code: "550"}}
+	sent.Named = map[fanfare.SubscriberNumber]fanfare.Outcome{2: {Kind: fanfare.OutcomeRejected, Code: "550"}}
 	w.settleWith(ref, w.claimNew(ref, 5).Call, sent) // 1, 3, 5 sent, 2 failed, 4 skipped
 	doubt := w.doubtful(ref, 1)                      // 6 dead
 	w.exec(`UPDATE publications SET expires_at = clock_timestamp() + interval '1 ms'`)

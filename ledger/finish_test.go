@@ -74,7 +74,7 @@ func TestFailuresShowInTheFinalState(t *testing.T) {
 		"all rejected": {func(w *world, ref fanfare.BatchRef) { w.settle(ref, w.claimNew(ref, 9).Call, fanfare.OutcomeRejected) }, fanfare.CompletedWithFailures},
 		"one rejected": {func(w *world, ref fanfare.BatchRef) {
 			r := result(fanfare.OutcomeAccepted)
-			r.Named = map[fanfare.SubscriberNumber]fanfare.Outcome{2: {Code: "550"}}
+			r.Named = map[fanfare.SubscriberNumber]fanfare.Outcome{2: {Kind: fanfare.OutcomeRejected, Code: "550"}}
 			w.settleWith(ref, w.claimNew(ref, 9).Call, r)
 		}, fanfare.CompletedWithFailures},
 		"one skipped, which is no failure": {func(w *world, ref fanfare.BatchRef) {
@@ -234,7 +234,7 @@ func TestBatchProblemsNameWhoWasNotSentTo(t *testing.T) {
 	w.suppress("reader-2@mail.example")
 	w.suppress("reader-12@mail.example") // of another batch
 	r := result(fanfare.OutcomeAccepted)
-	r.Named = map[fanfare.SubscriberNumber]fanfare.Outcome{3: {Code: "550"}, 4: {Code: "550"}}
+	r.Named = map[fanfare.SubscriberNumber]fanfare.Outcome{3: {Kind: fanfare.OutcomeRejected, Code: "550"}, 4: {Kind: fanfare.OutcomeRejected, Code: "550"}}
 	w.settleWith(ref, w.claimNew(ref, 6).Call, r)
 	d := w.doubtful(ref, 2)
 	_, err := w.Cancel(t.Context(), ref.Publication)

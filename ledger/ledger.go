@@ -58,6 +58,9 @@ type Config struct {
 	Expires       time.Duration              // default life of a publication, from its scheduled time
 	DoubtDeadline time.Duration              // from the end of a call to the policy
 	DoubtPolicy   map[fanfare.Channel]Policy // what is left out is held
+	// Ladder are the waits after the attempts that count, the first after the
+	// first; who is refused once more behind the last is dead. Who only reads needs none.
+	Ladder []time.Duration
 }
 
 // Ledger is the truth about who was sent what. It is safe for concurrent use.

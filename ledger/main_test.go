@@ -31,7 +31,7 @@ func newWorld(t testing.TB, change ...func(*ledger.Config)) *world {
 	t.Helper()
 	w := &world{t: t, url: localtest.Database(t)}
 	cfg := ledger.Config{
-		Channels: []fanfare.Channel{fanfare.Email}, Expires: 24 * time.Hour, DoubtDeadline: time.Minute,
+		Channels: []fanfare.Channel{fanfare.Email}, Expires: 24 * time.Hour, DoubtDeadline: time.Minute, Ladder: make([]time.Duration, 8),
 		DoubtPolicy: map[fanfare.Channel]ledger.Policy{fanfare.Email: ledger.Resend},
 	}
 	for _, c := range change {

@@ -5,12 +5,14 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
 	fanfare "github.com/fanfare-dev/fanfare"
+	"github.com/fanfare-dev/fanfare/ledger"
 )
 
 // TestTheLedgerDoesWhatTheModelDoes runs random operations on one batch and, in
@@ -23,7 +25,7 @@ func TestTheLedgerDoesWhatTheModelDoes(t *testing.T) {
 			require.NoError(t, f.Value.Set(value))
 		}
 	}
-	w := newWorld(t)
+	w := newWorld(t, func(cfg *ledger.Config) { cfg.Ladder = make([]time.Duration, ladderSteps) })
 	w.subscribed(modelled)
 	runs := 0
 	rapid.Check(t, func(r *rapid.T) {
@@ -34,6 +36,7 @@ func TestTheLedgerDoesWhatTheModelDoes(t *testing.T) {
 			"claim new": m.claimNew,
 			"claim due": m.claimDue,
 			"settle":    m.settle,
+			"prove":     m.prove,
 			"lapse":     m.lapse,
 			"policy":    m.policy,
 			"leave":     m.leave,
@@ -46,19 +49,24 @@ func TestTheLedgerDoesWhatTheModelDoes(t *testing.T) {
 	require.Equal(t, runs, w.balanced().Checked)
 }
 
-const modelled = 12 // recipients
+const (
+	modelled    = 12 // recipients
+	ladderSteps = 2
+)
 
 type recipient struct {
-	state   string
-	reason  string
-	call    int // place in model.calls; -1: none
-	resends int
+	state    string
+	reason   string
+	call     int // place in model.calls; -1: none
+	resends  int
+	attempts int
 }
 
 type modelCall struct {
 	id      fanfare.CallID
 	outcome fanfare.OutcomeKind // empty while it is open
 	doubted bool                // it stands in doubts
+	tried   [modelled]bool      // whom it did not reach for certain, as far as it said
 }
 
 type model struct {
@@ -91,12 +99,12 @@ func (m *model) claimed(t *rapid.T, c fanfare.Claim, candidates []int) {
 		p := &m.people[i]
 		switch {
 		case !m.left[i]:
-			*p = recipient{state: "sending", call: len(m.calls), resends: p.resends}
+			*p = recipient{state: "sending", call: len(m.calls), resends: p.resends, attempts: p.attempts}
 			want = append(want, i+1)
 		case p.resends > 0:
-			*p = recipient{state: "dead", reason: "doubt_held", call: p.call, resends: p.resends}
+			*p = recipient{state: "dead", reason: "doubt_held", call: p.call, resends: p.resends, attempts: p.attempts}
 		default:
-			*p = recipient{state: "skipped", reason: "unsubscribed", call: p.call}
+			*p = recipient{state: "skipped", reason: "unsubscribed", call: p.call, attempts: p.attempts}
 		}
 	}
 	if diff := cmp.Diff(want, numbers(c)); diff != "" {
@@ -142,7 +150,7 @@ func (m *model) settle(t *rapid.T) {
 	rejected := rapid.IntRange(0, 2*modelled).Draw(t, "rejected by name") // more often nobody
 	r := result(kind)
 	if rejected < modelled {
-		r.Named = map[fanfare.SubscriberNumber]fanfare.Outcome{fanfare.SubscriberNumber(rejected + 1): {Code: "550"}}
+		r.Named = map[fanfare.SubscriberNumber]fanfare.Outcome{fanfare.SubscriberNumber(rejected + 1): {Kind: fanfare.OutcomeRejected, Code: "550"}}
 	}
 	m.w.settleWith(m.ref, m.calls[n].id, r)
 	m.settled(n, kind, rejected)
@@ -165,6 +173,12 @@ func (m *model) settled(n int, kind fanfare.OutcomeKind, rejected int) {
 		return
 	}
 	c.outcome, c.doubted = kind, kind == fanfare.OutcomeAmbiguous
+	m.spread(n, kind, rejected)
+}
+
+// spread moves those whom the call holds.
+func (m *model) spread(n int, kind fanfare.OutcomeKind, rejected int) {
+	c := &m.calls[n]
 	for i := range m.people {
 		p := &m.people[i]
 		if p.call != n {
@@ -175,10 +189,41 @@ func (m *model) settled(n int, kind fanfare.OutcomeKind, rejected int) {
 		switch {
 		case held && i == rejected:
 			p.state, p.reason = "failed", "sendgrid:550"
+			c.tried[i] = false
+		case held && kind == fanfare.OutcomeThrottled && p.attempts == ladderSteps:
+			p.state, p.reason = "dead", "retries_exhausted"
+			p.attempts++
+			c.tried[i] = true
 		case held:
+			if kind == fanfare.OutcomeThrottled {
+				p.attempts++
+			}
+			c.tried[i] = c.tried[i] || kind != fanfare.OutcomeAccepted && kind != fanfare.OutcomeReleased && kind != fanfare.OutcomeRejected
 			p.state, p.reason = everyKind[kind], map[bool]string{true: "sendgrid:400"}[kind == fanfare.OutcomeRejected]
 		case givenUp && kind == fanfare.OutcomeAccepted && i != rejected:
 			p.state, p.reason = "sent", ""
+		}
+	}
+}
+
+// prove brings proof that a call was accepted, whatever was thought of it.
+func (m *model) prove(t *rapid.T) {
+	if len(m.calls) == 0 {
+		t.Skip("no call")
+	}
+	n := rapid.IntRange(0, len(m.calls)-1).Draw(t, "call")
+	r := result(fanfare.OutcomeAccepted)
+	r.Evidence = "an event"
+	m.w.settleWith(m.ref, m.calls[n].id, r)
+	c := &m.calls[n]
+	if c.outcome != fanfare.OutcomeAccepted {
+		c.outcome, c.doubted = fanfare.OutcomeAccepted, false
+		m.spread(n, fanfare.OutcomeAccepted, -1)
+	}
+	for i := range m.people {
+		p := &m.people[i]
+		if later := p.call != n && (p.state == "pending" || p.state == "in_doubt" || p.state == "dead"); later && c.tried[i] {
+			p.state, p.reason, p.call = "sent", "", n
 		}
 	}
 }
@@ -272,23 +317,23 @@ func (m *model) finish(t *rapid.T) {
 // agree compares every recipient, the totals and the doubts.
 func (m *model) agree(t *rapid.T) {
 	rows, err := m.w.db.Query(m.w.t.Context(), `
-		SELECT s.n, COALESCE(d.state, 'pending'), COALESCE(d.reason, d.code, ''), COALESCE(d.call_id::text, ''), COALESCE(d.resends, 0)
+		SELECT s.n, COALESCE(d.state, 'pending'), COALESCE(d.reason, d.code, ''), COALESCE(d.call_id::text, ''), COALESCE(d.resends, 0), COALESCE(d.attempts, 0)
 		FROM generate_series(1, $2::int) s (n) LEFT JOIN deliveries d ON d.publication_id = $1 AND d.subscriber_number = s.n ORDER BY s.n`, m.ref.Publication, modelled)
 	require.NoError(t, err)
 	defer rows.Close()
 	var got, want []string
 	totals := fanfare.Totals{Intended: modelled}
 	for rows.Next() {
-		var n, resends int
+		var n, resends, attempts int
 		var state, reason, call string
-		require.NoError(t, rows.Scan(&n, &state, &reason, &call, &resends))
-		got = append(got, fmt.Sprintln(n, state, reason, call, resends))
+		require.NoError(t, rows.Scan(&n, &state, &reason, &call, &resends, &attempts))
+		got = append(got, fmt.Sprintln(n, state, reason, call, resends, attempts))
 		p := m.people[n-1]
 		id := fanfare.CallID("")
 		if p.call >= 0 {
 			id = m.calls[p.call].id
 		}
-		want = append(want, fmt.Sprintln(n, p.state, p.reason, id, p.resends))
+		want = append(want, fmt.Sprintln(n, p.state, p.reason, id, p.resends, p.attempts))
 		*map[string]*int64{
 			"pending": &totals.Pending, "sending": &totals.Sending, "in_doubt": &totals.InDoubt, "sent": &totals.Sent,
 			"failed": &totals.Failed, "skipped": &totals.Skipped, "dead": &totals.Dead,

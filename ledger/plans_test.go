@@ -98,7 +98,7 @@ func TestNoStatementReadsMoreThanItsChunk(t *testing.T) {
 				}},
 			} {
 				before := w.read()
-				l, err := ledger.Open(ctx, w.url+"&plan_cache_mode="+mode, 1, ledger.Config{DoubtPolicy: map[fanfare.Channel]ledger.Policy{fanfare.Email: ledger.Resend}})
+				l, err := ledger.Open(ctx, w.url+"&plan_cache_mode="+mode, 1, ledger.Config{Ladder: make([]time.Duration, 8), DoubtPolicy: map[fanfare.Channel]ledger.Policy{fanfare.Email: ledger.Resend}})
 				require.NoError(t, err)
 				for range step.times {
 					require.NoError(t, step.do(l), step.name)

@@ -11,12 +11,13 @@ import (
 
 // Settle writes what became of a call, for the deliveries that the call still
 // holds: accepted ones are sent, rejected ones failed, ambiguous ones in doubt,
-// and all others wait again. Proof of acceptance also takes back those that
-// were given up, or wait to be sent again.
+// and all others wait again; those throttled climb the ladder of waits, and die at its
+// end. Proof of acceptance also takes back those that were given up, or wait to
+// be sent again.
 //
 // Settling again changes nothing, except that a result that is known takes the
-// place of one that was in doubt. What comes too late for a delivery that
-// another call holds stays on the call's record.
+// place of one that was in doubt, and proof the place of every other. What comes
+// too late for a delivery that another call may be sending stays on the call's record.
 func (l *Ledger) Settle(ctx context.Context, ref fanfare.BatchRef, call fanfare.CallID, r fanfare.Result) (fanfare.BatchTally, error) {
 	var tally fanfare.BatchTally
 	b := &pgx.Batch{}
@@ -28,51 +29,72 @@ func (l *Ledger) Settle(ctx context.Context, ref fanfare.BatchRef, call fanfare.
 
 func (l *Ledger) queueSettle(b *pgx.Batch, ref fanfare.BatchRef, call fanfare.CallID, r fanfare.Result, endedAt *time.Time) {
 	numbers := make([]int64, 0, len(r.Named))
+	kinds := make([]string, 0, len(r.Named))
 	codes := make([]string, 0, len(r.Named))
 	for number, outcome := range r.Named {
 		numbers = append(numbers, int64(number))
+		kinds = append(kinds, string(outcome.Kind))
 		codes = append(codes, outcome.Code)
+	}
+	ladder := make([]float64, len(l.cfg.Ladder))
+	for i, step := range l.cfg.Ladder {
+		ladder[i] = seconds(step)
 	}
 	b.Queue(settleSQL, ref.Publication, ref.Channel, ref.N, call, r.Outcome.Kind,
 		textOrNull(r.Outcome.Code), textOrNull(r.Outcome.Detail), textOrNull(r.ProviderID), textOrNull(r.Evidence),
-		seconds(r.Outcome.RetryAfter), seconds(l.cfg.DoubtDeadline), numbers, codes, endedAt)
+		seconds(r.Outcome.RetryAfter), seconds(l.cfg.DoubtDeadline), numbers, codes, endedAt, kinds, ladder)
+	if r.Outcome.Kind == fanfare.OutcomeAccepted && r.Evidence != "" {
+		b.Queue(proveSQL, ref.Publication, ref.Channel, ref.N, call)
+	}
 }
+
+// The outcome of one recipient, d, and its code: its own if the call names it,
+// else the call's.
+const (
+	kindSQL = `COALESCE(($15::text[])[array_position($12::bigint[], d.subscriber_number)], $5)`
+	codeSQL = `(SELECT provider FROM call) || ':' || COALESCE(NULLIF(($13::text[])[array_position($12::bigint[], d.subscriber_number)], ''),
+    CASE WHEN ` + kindSQL + ` = $5 THEN $6 END, ` + kindSQL + `)`
+)
 
 // $1 publication, $2 channel, $3 batch, $4 call, $5 outcome, $6 code, $7
 // detail, $8 provider's id, $9 evidence, $10 seconds to wait, $11 seconds from a call's
-// end to its doubt's deadline, $12 and $13 the numbers and codes of
-// those rejected by name, $14 when the call ended (null: now).
+// end to its doubt's deadline, $12, $13 and $15 the numbers, codes and outcomes of
+// those with an outcome of their own, $14 when the call ended (null: now), $16 the
+// ladder: seconds to wait after the first attempt that counts, the second, and so on.
 const settleSQL = `
 WITH call AS (
   UPDATE calls SET outcome = $5::text::outcome, ended_at = COALESCE($14, clock_timestamp()), code = $6, detail = $7,
     provider_id = COALESCE($8, provider_id), evidence = COALESCE($9, evidence)
   WHERE publication_id = $1 AND call_id = $4 AND channel = $2 AND batch = $3
-    AND (outcome IS NULL OR outcome = 'ambiguous' AND $5 <> 'ambiguous')
+    AND (outcome IS NULL OR outcome = 'ambiguous' AND $5 <> 'ambiguous'
+      -- Proof outranks an answer that said otherwise.
+      OR $5 = 'accepted' AND $9::text IS NOT NULL AND outcome <> 'accepted')
   RETURNING first_number, last_number, provider, ended_at
 ), moved AS (
   -- By one range of the primary key: the call's rows lie side by side. Scalar
   -- sub-selects, because a join with the call makes a generic plan read the whole table,
-  -- and one with those rejected by name would cost every call what few of them need.
+  -- and one with those named would cost every call what few of them need.
   UPDATE deliveries d SET
-    state = CASE WHEN d.subscriber_number = ANY ($12::bigint[]) OR $5 = 'rejected' THEN 'failed'
-      WHEN $5 = 'accepted' THEN 'sent' WHEN $5 = 'ambiguous' THEN 'in_doubt' ELSE 'pending' END::delivery_state,
-    reason = NULL,
-    code = CASE WHEN d.subscriber_number = ANY ($12::bigint[]) OR $5 = 'rejected'
-      THEN (SELECT provider FROM call) || ':' || COALESCE(NULLIF(($13::text[])[array_position($12::bigint[], d.subscriber_number)], ''),
-        CASE WHEN $5 = 'rejected' THEN $6 END, 'rejected') END,
-    due_at = CASE WHEN d.subscriber_number = ANY ($12::bigint[]) OR $5 IN ('accepted', 'rejected') THEN NULL
-      WHEN $5 = 'ambiguous' THEN (SELECT ended_at FROM call) + make_interval(secs => $11)
+    state = CASE ` + kindSQL + ` WHEN 'rejected' THEN 'failed' WHEN 'accepted' THEN 'sent' WHEN 'ambiguous' THEN 'in_doubt'
+      WHEN 'throttled' THEN CASE WHEN d.attempts >= cardinality($16::float8[]) THEN 'dead' ELSE 'pending' END ELSE 'pending' END::delivery_state,
+    reason = CASE WHEN ` + kindSQL + ` = 'throttled' AND d.attempts >= cardinality($16) THEN 'retries_exhausted' END,
+    code = CASE WHEN ` + kindSQL + ` = 'rejected' OR ` + kindSQL + ` = 'throttled' AND d.attempts >= cardinality($16) THEN ` + codeSQL + ` END,
+    attempts = d.attempts + (` + kindSQL + ` = 'throttled')::int,
+    due_at = CASE ` + kindSQL + ` WHEN 'rejected' THEN NULL WHEN 'accepted' THEN NULL
+      WHEN 'ambiguous' THEN (SELECT ended_at FROM call) + make_interval(secs => $11)
+      WHEN 'throttled' THEN CASE WHEN d.attempts < cardinality($16)
+        THEN clock_timestamp() + make_interval(secs => GREATEST($10, ($16)[d.attempts + 1])) END
       ELSE clock_timestamp() + make_interval(secs => $10) END,
     changed_at = clock_timestamp()
   WHERE d.publication_id = $1 AND d.channel = $2 AND d.batch = $3 AND d.call_id = $4
     AND d.subscriber_number >= (SELECT first_number FROM call) AND d.subscriber_number <= (SELECT last_number FROM call)
     AND (d.state IN ('sending', 'in_doubt')
       OR $5 = 'accepted' AND d.state IN ('pending', 'dead') AND d.subscriber_number <> ALL ($12::bigint[]))
-  RETURNING d.subscriber_number, d.state, d.code
+  RETURNING d.subscriber_number, ` + kindSQL + ` AS kind, CASE WHEN ` + kindSQL + ` <> $5 OR $5 = 'rejected' THEN ` + codeSQL + ` END AS code
 ), attempted AS (
   INSERT INTO attempts (publication_id, subscriber_number, channel, call_id, outcome, code)
-  SELECT $1, subscriber_number, $2, $4, CASE WHEN state = 'failed' THEN 'rejected' ELSE $5 END::outcome, code
-  FROM moved WHERE state = 'failed' OR $5 IN ('rejected', 'throttled', 'unavailable', 'ambiguous')
+  SELECT $1, subscriber_number, $2, $4, kind::outcome, code
+  FROM moved WHERE kind IN ('rejected', 'throttled', 'unavailable', 'ambiguous')
   ON CONFLICT (publication_id, subscriber_number, channel, call_id) DO UPDATE SET outcome = excluded.outcome, code = excluded.code
 ), doubted AS (
   INSERT INTO doubts (publication_id, call_id, channel, provider, call_ended_at, deadline, look_at)
@@ -80,6 +102,17 @@ WITH call AS (
   FROM call WHERE $5 = 'ambiguous'
 )
 DELETE FROM doubts WHERE publication_id = $1 AND call_id = $4 AND EXISTS (SELECT FROM call WHERE $5 <> 'ambiguous')`
+
+// proveSQL gives proof that a call was accepted to those whom a later call holds
+// by now, and did not reach for certain: they were sent to. One that may be under way is
+// left to its worker. $1 publication, $2 channel, $3 batch, $4 call.
+const proveSQL = `
+UPDATE deliveries d SET state = 'sent', call_id = $4, reason = NULL, code = NULL, due_at = NULL, changed_at = clock_timestamp()
+WHERE d.publication_id = $1 AND d.channel = $2 AND d.batch = $3 AND d.call_id <> $4 AND d.state IN ('pending', 'in_doubt', 'dead')
+  AND d.subscriber_number >= (SELECT first_number FROM calls WHERE publication_id = $1 AND call_id = $4 AND outcome = 'accepted')
+  AND d.subscriber_number <= (SELECT last_number FROM calls WHERE publication_id = $1 AND call_id = $4 AND outcome = 'accepted')
+  AND EXISTS (SELECT FROM attempts a WHERE a.publication_id = $1 AND a.subscriber_number = d.subscriber_number AND a.channel = $2
+    AND a.call_id = $4 AND a.outcome <> 'rejected' OFFSET 0)`
 
 // DoubtLapsed puts the deliveries of the batch's lapsed calls in doubt: the
 // worker that made them has neither settled nor released them in time.

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	fanfare "github.com/fanfare-dev/fanfare"
+	"github.com/fanfare-dev/fanfare/ledger"
 )
 
 // attempts are a delivery's rows in the attempts table, oldest first.
@@ -67,7 +68,7 @@ func TestEveryOutcomeIsWrittenForAllOfACall(t *testing.T) {
 			require.Equal(t, string(c.Call), r.Call)
 			require.Equal(t, map[bool]string{true: "sendgrid:400"}[kind == fanfare.OutcomeRejected], r.Code)
 			require.Empty(t, r.Reason)
-			require.Zero(t, r.Attempts)
+			require.Equal(t, map[bool]int{true: 1}[kind == fanfare.OutcomeThrottled], r.Attempts, "only who was told to wait has lost an attempt")
 			require.Equal(t, attempts, w.attempts(ref, n), kind)
 		}
 		if state == "pending" {
@@ -357,4 +358,115 @@ func (w *world) anything(random *rand.Rand, ref fanfare.BatchRef, mu *sync.Mutex
 		mu.Unlock()
 	}
 	return err
+}
+
+func TestWhoIsThrottledClimbsTheLadderAndDiesAtItsEnd(t *testing.T) {
+	t.Parallel()
+	ladder := []time.Duration{time.Second, time.Minute, time.Hour}
+	w := newWorld(t, func(cfg *ledger.Config) { cfg.Ladder = ladder })
+	w.subscribed(3)
+	ref := w.running("article-1", 10)
+	call := w.claimNew(ref, 3).Call
+	for n, wait := range ladder {
+		// 3 is told by name; a wait that the provider asks for counts when it is longer.
+		r := fanfare.Result{Outcome: fanfare.Outcome{Kind: fanfare.OutcomeThrottled, Code: "429", RetryAfter: 30 * time.Second}}
+		r.Named = map[fanfare.SubscriberNumber]fanfare.Outcome{3: {Kind: fanfare.OutcomeThrottled, Code: "450"}}
+		tally := w.settleWith(ref, call, r)
+		require.EqualValues(t, 3, tally.Totals.Pending)
+		require.Equal(t, n+1, w.row(ref, 1).Attempts)
+		require.InDelta(t, max(wait, 30*time.Second).Seconds(), one[float64](w, `SELECT extract(epoch FROM due_at - changed_at)::float8 FROM deliveries WHERE subscriber_number = 1`), 1)
+		w.exec(`UPDATE deliveries SET due_at = clock_timestamp()`)
+		call = w.claimDue(ref, 3).Call
+
+		// What is nobody's fault costs nobody an attempt.
+		w.settle(ref, call, fanfare.OutcomeUnavailable)
+		w.exec(`UPDATE deliveries SET due_at = clock_timestamp()`)
+		call = w.claimDue(ref, 3).Call
+		require.Equal(t, n+1, w.row(ref, 1).Attempts)
+	}
+	r := result(fanfare.OutcomeReleased)
+	r.Named = map[fanfare.SubscriberNumber]fanfare.Outcome{3: {Kind: fanfare.OutcomeThrottled, Code: "450"}}
+	w.settleWith(ref, call, r)
+	require.Equal(t, "dead retries_exhausted", w.state(ref, 3))
+	require.Equal(t, "pending", w.state(ref, 1), "released with the others, and owes nothing")
+	w.exec(`UPDATE deliveries SET due_at = clock_timestamp() WHERE state = 'pending'`)
+	w.settle(ref, w.claimDue(ref, 3).Call, fanfare.OutcomeThrottled)
+	require.Equal(t, []string{"sendgrid:429", "sendgrid:429", "sendgrid:450"}, all[string](w, `SELECT code FROM deliveries WHERE state = 'dead' ORDER BY subscriber_number`))
+	w.balanced()
+	problems, err := w.BatchProblems(t.Context(), ref, 10)
+	require.NoError(t, err)
+	require.Equal(t, map[string]int64{"dead retries_exhausted": 3}, problems.Reasons)
+}
+
+func TestProofOutranksEveryAnswer(t *testing.T) {
+	t.Parallel()
+	for _, kind := range []fanfare.OutcomeKind{fanfare.OutcomeThrottled, fanfare.OutcomeUnavailable, fanfare.OutcomeReleased, fanfare.OutcomeAmbiguous} {
+		w := newWorld(t)
+		w.subscribed(2)
+		ref := w.running("article-1", 10)
+		call := w.claimNew(ref, 2).Call
+		w.settle(ref, call, kind)
+		require.Equal(t, everyKind[kind], w.state(ref, 1))
+		proof := result(fanfare.OutcomeAccepted)
+		proof.Evidence = "an event"
+		require.EqualValues(t, 2, w.settleWith(ref, call, proof).Totals.Sent, kind)
+		require.Zero(t, w.doubts())
+		// And nothing outranks proof.
+		require.EqualValues(t, 2, w.settle(ref, call, kind).Totals.Sent, kind)
+		w.balanced()
+	}
+}
+
+func TestProofForAnEarlierCallReachesThoseWhoWereNotReachedSince(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.subscribed(4)
+	ref := w.running("article-1", 10)
+	first := w.claimNew(ref, 4).Call
+	w.settle(ref, first, fanfare.OutcomeAmbiguous)
+	w.decide(ref, first) // sent again, once
+	second := w.claimDue(ref, 4).Call
+	r := result(fanfare.OutcomeAmbiguous)
+	r.Named = map[fanfare.SubscriberNumber]fanfare.Outcome{4: {Kind: fanfare.OutcomeRejected, Code: "550"}}
+	w.settleWith(ref, second, r)
+	w.decide(ref, second)
+	require.Equal(t, "dead doubt_held", w.state(ref, 1))
+
+	proof := result(fanfare.OutcomeAccepted)
+	proof.Evidence = "an event"
+	tally := w.settleWith(ref, first, proof)
+	require.EqualValues(t, 3, tally.Totals.Sent, "nobody is given up who was sent to")
+	require.EqualValues(t, 1, tally.Totals.Failed)
+	require.Equal(t, string(first), w.row(ref, 1).Call, "the call that reached them")
+	w.balanced()
+	v, err := w.Verify(t.Context(), ref.Publication, nil)
+	require.NoError(t, err)
+	require.Zero(t, v.Duplicates)
+
+	w.settleWith(ref, second, proof)
+	v, err = w.Verify(t.Context(), ref.Publication, nil)
+	require.NoError(t, err)
+	require.EqualValues(t, 3, v.Duplicates, "both calls were accepted, and both say so")
+}
+
+func TestProofLeavesACallThatMayBeUnderWayToItsWorker(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.subscribed(1)
+	ref := w.running("article-1", 10)
+	first := w.claimNew(ref, 1).Call
+	w.settle(ref, first, fanfare.OutcomeAmbiguous)
+	w.decide(ref, first)
+	second := w.claimDue(ref, 1).Call
+	proof := result(fanfare.OutcomeAccepted)
+	proof.Evidence = "an event"
+	w.settleWith(ref, first, proof)
+	require.Equal(t, "sending", w.state(ref, 1))
+	require.EqualValues(t, 1, w.settle(ref, second, fanfare.OutcomeAccepted).Totals.Sent)
+}
+
+// decide applies the policy to a call.
+func (w *world) decide(ref fanfare.BatchRef, call fanfare.CallID) {
+	w.t.Helper()
+	require.NoError(w.t, w.ApplyPolicy(w.t.Context(), fanfare.Doubt{Ref: ref, Call: call}))
 }

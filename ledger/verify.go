@@ -146,7 +146,10 @@ WITH publication AS MATERIALIZED (
   SELECT t.channel, count(*) AS duplicates FROM attempts t CROSS JOIN LATERAL (
     SELECT d.call_id FROM deliveries d WHERE d.publication_id = $1 AND d.subscriber_number = t.subscriber_number AND d.channel = t.channel OFFSET 0) d
   WHERE t.publication_id = $1 AND t.outcome <> 'rejected' AND d.call_id <> t.call_id
-    AND (t.call_id IN (SELECT call_id FROM accepted)) IS TRUE AND (d.call_id IN (SELECT call_id FROM accepted)) IS TRUE GROUP BY t.channel
+    AND (t.call_id IN (SELECT call_id FROM accepted)) IS TRUE AND (d.call_id IN (SELECT call_id FROM accepted)) IS TRUE
+    AND NOT EXISTS (SELECT FROM attempts r WHERE r.publication_id = $1 AND r.subscriber_number = t.subscriber_number AND r.channel = t.channel
+      AND r.call_id = d.call_id AND r.outcome = 'rejected' OFFSET 0)
+  GROUP BY t.channel
 )
 SELECT channel, COALESCE(c.audience, 0), COALESCE(members, 0)::bigint, COALESCE(rows, 0)::bigint, COALESCE(strangers, 0)::bigint,
   COALESCE(lost, 0)::bigint, COALESCE(unequal, 0), COALESCE(waiting + members - rows, 0)::bigint, COALESCE(covered, 0)::bigint,

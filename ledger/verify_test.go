@@ -38,7 +38,7 @@ func TestVerifyFindsEveryKindOfDamage(t *testing.T) {
 			w.exec(`SELECT setval('cuts', 25)`)
 			ref := w.running("article-1", 10) // the cut is 26
 			r := result(fanfare.OutcomeAccepted)
-			r.Named = map[fanfare.SubscriberNumber]fanfare.Outcome{9: {Code: "550"}}
+			r.Named = map[fanfare.SubscriberNumber]fanfare.Outcome{9: {Kind: fanfare.OutcomeRejected, Code: "550"}}
 			w.settleWith(ref, w.claimNew(ref, 10).Call, r)
 			ref.N = 2
 			w.settle(ref, w.claimNew(ref, 2).Call, fanfare.OutcomeReleased)
