@@ -39,18 +39,21 @@ type Verification struct {
 	Problems   []Problem `json:"problems"`
 }
 
-// Order is one thing that Temporal still has to be told.
+// Order is one thing that Temporal still has to be told, about a publication or
+// a replay.
 type Order struct {
 	ID          int64
 	Publication PublicationID
+	Replay      ReplayID
 	Kind        OrderKind
 }
 
-// OrderKind is what to tell Temporal about a publication.
+// OrderKind is what to tell Temporal.
 type OrderKind string
 
 // The orders.
 const (
-	OrderStart OrderKind = "start" // start its workflow
-	OrderWake  OrderKind = "wake"  // its state changed: look at the ledger
+	OrderStart  OrderKind = "start"  // start a publication's workflow
+	OrderWake   OrderKind = "wake"   // its state changed: look at the ledger
+	OrderReplay OrderKind = "replay" // start a replay's workflow
 )

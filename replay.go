@@ -30,7 +30,7 @@ type ReplayPreview struct {
 	// Sample are the ids of some of the deliveries.
 	Sample []string `json:"sample"`
 	// Excluded counts dead letters that match and cannot be sent again, by why:
-	// "cancelled", "expired", "replaying".
+	// "cancelled", "expired", "replaying" (by another replay), "doubt_held".
 	Excluded map[string]int64 `json:"excluded"`
 	// EstimatedSeconds is how long it would take at the pace of the last day.
 	EstimatedSeconds int64 `json:"estimated_seconds"`
@@ -63,4 +63,12 @@ type Replay struct {
 	// Totals counts where those that were taken up stand now; Intended is Reopened.
 	Totals Totals            `json:"totals"`
 	Links  map[string]string `json:"links,omitempty"`
+}
+
+// ReplayBatch is a batch that a replay has deliveries in, with what its
+// workflow needs.
+type ReplayBatch struct {
+	Batch Batch `json:"batch"`
+	Class Class `json:"class"`
+	Topic Topic `json:"topic"`
 }

@@ -21,7 +21,7 @@ func (l *Ledger) LeaseOrders(ctx context.Context, limit int, lease time.Duration
 		  ORDER BY outbox_id LIMIT $1 FOR UPDATE SKIP LOCKED
 		), leased AS (
 		  UPDATE outbox o SET leased_until = clock_timestamp() + make_interval(secs => $2) FROM free
-		  WHERE o.outbox_id = free.outbox_id RETURNING o.outbox_id, o.publication_id, o.kind
+		  WHERE o.outbox_id = free.outbox_id RETURNING o.outbox_id, COALESCE(o.publication_id::text, ''), COALESCE(o.replay_id::text, ''), o.kind
 		)
 		SELECT * FROM leased ORDER BY outbox_id`, limit, seconds(lease))
 	if err != nil {

@@ -140,8 +140,12 @@ func (r *Relay) carryOut(ctx context.Context, orders []fanfare.Order) error {
 func (r *Relay) tell(ctx context.Context, order fanfare.Order) error {
 	ctx, cancel := context.WithTimeout(ctx, orderLease/2)
 	defer cancel()
-	if order.Kind == fanfare.OrderStart {
+	switch order.Kind {
+	case fanfare.OrderStart:
 		_, err := start(ctx, r.client, order.Publication)
+		return err
+	case fanfare.OrderReplay:
+		_, err := startReplay(ctx, r.client, order.Replay)
 		return err
 	}
 	// A wake finds the workflow, or starts it: then there is nobody left to wake.
@@ -155,6 +159,18 @@ func (r *Relay) tell(ctx context.Context, order fanfare.Order) error {
 // start starts a publication's workflow; started is false when one is open.
 func start(ctx context.Context, temporal client.Client, id fanfare.PublicationID) (started bool, err error) {
 	_, err = temporal.ExecuteWorkflow(ctx, startOptions(id), workflows.Publish, workflows.PublishInput{Publication: id})
+	return startedAnew(err)
+}
+
+// startReplay starts a replay's workflow; started is false when one is open.
+func startReplay(ctx context.Context, temporal client.Client, id fanfare.ReplayID) (started bool, err error) {
+	options := onceOpen(id.WorkflowID())
+	options.StaticSummary = "replay " + string(id)
+	_, err = temporal.ExecuteWorkflow(ctx, options, workflows.Replay, workflows.ReplayInput{Replay: id})
+	return startedAnew(err)
+}
+
+func startedAnew(err error) (started bool, _ error) {
 	var open *serviceerror.WorkflowExecutionAlreadyStarted
 	if errors.As(err, &open) {
 		return false, nil
@@ -163,14 +179,19 @@ func start(ctx context.Context, temporal client.Client, id fanfare.PublicationID
 }
 
 func startOptions(id fanfare.PublicationID) client.StartWorkflowOptions {
+	options := onceOpen(id.WorkflowID())
+	options.StaticSummary = "publication " + string(id)
+	return options
+}
+
+func onceOpen(workflowID string) client.StartWorkflowOptions {
 	return client.StartWorkflowOptions{
-		ID:        id.WorkflowID(),
+		ID:        workflowID,
 		TaskQueue: workflows.Queue,
 		// A closed run with an unfinished ledger is started again.
 		WorkflowIDReusePolicy: enumspb.WORKFLOW_ID_REUSE_POLICY_ALLOW_DUPLICATE,
 		// An open run is success; the error tells the sweep what it found.
 		WorkflowIDConflictPolicy:                 enumspb.WORKFLOW_ID_CONFLICT_POLICY_FAIL,
 		WorkflowExecutionErrorWhenAlreadyStarted: true,
-		StaticSummary:                            "publication " + string(id),
 	}
 }

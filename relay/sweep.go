@@ -18,6 +18,7 @@ const (
 // Backlog is what is not finished.
 type Backlog interface {
 	Unfinished(ctx context.Context, after fanfare.PublicationID, limit int) ([]fanfare.PublicationID, error)
+	UnfinishedReplays(ctx context.Context, limit int) ([]fanfare.ReplayID, error)
 	Elect(ctx context.Context, name string, do func(context.Context) error) (elected bool, err error)
 }
 
@@ -48,9 +49,23 @@ func Sweep(ctx context.Context, backlog Backlog, temporal client.Client) (Swept,
 			after = id
 		}
 		if len(ids) < sweepPage {
-			return swept, nil
+			return swept, sweepReplays(ctx, backlog, temporal)
 		}
 	}
+}
+
+// sweepReplays does the same for replays, of which there are few.
+func sweepReplays(ctx context.Context, backlog Backlog, temporal client.Client) error {
+	ids, err := backlog.UnfinishedReplays(ctx, sweepPage)
+	if err != nil {
+		return err
+	}
+	for _, id := range ids {
+		if _, err := startReplay(ctx, temporal, id); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // SweepForEver sweeps at once and then every minute, in one process of all that run it.

@@ -130,6 +130,7 @@ func RegisterWorkflows(r Registry) {
 	r.RegisterWorkflow(workflows.Publish)
 	r.RegisterWorkflow(workflows.Batch)
 	r.RegisterWorkflow(workflows.Reconcile)
+	r.RegisterWorkflow(workflows.Replay)
 }
 
 func register(w sdk.Worker, cfg Config) {
@@ -138,6 +139,7 @@ func register(w sdk.Worker, cfg Config) {
 		Planner: cfg.Ledger, Lifecycle: cfg.Ledger, Tallier: cfg.Ledger, Runs: runs{cfg.Temporal}, BatchSize: cfg.BatchSize,
 	})
 	w.RegisterActivity(&activities.Closing{Planner: cfg.Ledger, Closer: cfg.Ledger, BatchSize: cfg.BatchSize})
+	w.RegisterActivity(&activities.Replaying{Reopener: cfg.Ledger, Book: cfg.Ledger})
 	w.RegisterActivity(&activities.Reconciling{Doubter: cfg.Ledger, Settler: cfg.Ledger, LookUps: cfg.LookUps, Log: cfg.Log})
 }
 

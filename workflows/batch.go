@@ -31,7 +31,7 @@ type BatchResult struct {
 // Batch sends to one slice of the audience on one channel, and ends when nobody
 // in it is pending, sending or in doubt.
 func Batch(ctx workflow.Context, in BatchInput) (BatchResult, error) {
-	b := &batch{BatchInput: in, wake: workflow.GetSignalChannel(ctx, SignalWake)}
+	b := &batch{BatchInput: in, wake: workflow.GetSignalChannel(ctx, SignalWake), run: workflow.GetInfo(ctx).OriginalRunID}
 	if err := b.show(ctx, batchSending, "begins"); err != nil {
 		return BatchResult{}, err
 	}
@@ -41,6 +41,11 @@ func Batch(ctx workflow.Context, in BatchInput) (BatchResult, error) {
 			return BatchResult{}, err
 		}
 		if result.Tally.Done() {
+			if again, err := b.reopen(ctx, result.Tally); err != nil {
+				return BatchResult{}, err
+			} else if again {
+				continue
+			}
 			return b.end(ctx, result.Tally)
 		}
 		if result.Tally.AllClaimed {
@@ -61,6 +66,27 @@ func Batch(ctx workflow.Context, in BatchInput) (BatchResult, error) {
 type batch struct {
 	BatchInput
 	wake workflow.ReceiveChannel
+	// run is the run that opened the batch last, as this history tells. In a run that
+	// was reset it is another one.
+	run string
+	why string // a reopening was refused
+}
+
+// reopen takes the dead deliveries back when somebody reset this workflow, from
+// whatever point: that is what a reset of a failed batch asks for.
+func (b *batch) reopen(ctx workflow.Context, tally fanfare.BatchTally) (again bool, err error) {
+	this := workflow.GetInfo(ctx).WorkflowExecution.RunID
+	if tally.Totals.Dead == 0 || b.run == this {
+		return false, nil
+	}
+	var a *activities.Replaying
+	var result activities.ReopenResult
+	options := workflow.WithActivityOptions(ctx, ledgerOptions("take back dead letters, after a reset"))
+	if err := workflow.ExecuteActivity(options, a.Reopen, activities.ReopenInput{Ref: b.Batch.BatchRef, Run: this}).Get(ctx, &result); err != nil {
+		return false, err
+	}
+	b.run, b.why, b.Reported, b.Failures = result.Run, result.Why, false, 0
+	return true, b.show(ctx, batchSending, fmt.Sprintf("was reset: %d dead letters are sent again", result.Reopened))
 }
 
 func (b *batch) send(ctx workflow.Context) (activities.SendResult, error) {
@@ -163,7 +189,7 @@ func (b *batch) end(ctx workflow.Context, tally fanfare.BatchTally) (BatchResult
 	}
 	b.report(ctx, true)
 	if tally.Totals.Dead > 0 {
-		return result, deadLetters(result)
+		return result, deadLetters(b.Batch.Publication, result, b.why)
 	}
 	return result, nil
 }

@@ -42,13 +42,20 @@ func ActivityError(err error) error {
 
 // deadLetters is how a batch ends that could not reach somebody: red in the Web
 // UI, with the counts and the reasons in its message.
-func deadLetters(r BatchResult) error {
+//
+// notReopened says why a reset did not send them again; empty otherwise.
+func deadLetters(id fanfare.PublicationID, r BatchResult, notReopened string) error {
 	reasons := make([]string, 0, len(r.Problems.Reasons))
 	names := slices.Sorted(maps.Keys(r.Problems.Reasons)) //workflowcheck:ignore the sort decides the order
 	for _, reason := range names {
 		reasons = append(reasons, fmt.Sprintf("%d %s", r.Problems.Reasons[reason], reason))
 	}
 	message := fmt.Sprintf("%d of %d deliveries are dead (%s)", r.Totals.Dead, r.Totals.Intended, strings.Join(reasons, ", "))
+	if notReopened != "" {
+		message += "; they are not sent again: " + notReopened
+	} else {
+		message += "; when the cause is gone, reset this workflow or run: fanfare replay --publication " + string(id)
+	}
 	return temporal.NewApplicationErrorWithOptions(message, ErrorTypeDeadLetters, temporal.ApplicationErrorOptions{
 		NonRetryable: true, Details: []any{r},
 	})

@@ -127,6 +127,9 @@ func (p *publishing) look(ctx workflow.Context) error {
 		return err
 	}
 	p.Totals, p.finished, p.begins = look.Totals, look.Finished, look.Begins
+	if !p.finished && p.allDone() && p.Totals.Unfinished() > 0 {
+		p.rewind()
+	}
 	for _, ref := range look.Passed {
 		p.report(batchReport{Ref: ref})
 	}
@@ -191,7 +194,8 @@ func (p *publishing) sendUntilNews(ctx workflow.Context) error {
 	selector.AddReceive(p.reports, func(c workflow.ReceiveChannel, _ bool) {
 		var r batchReport
 		c.Receive(ctx, &r)
-		p.report(r)
+		// One that was done before was opened again since: the ledger knows.
+		news = !p.report(r) && r.Done || news
 	})
 	wasDone := p.allDone()
 	for !news {
@@ -255,11 +259,7 @@ func (p *publishing) fillWindows(ctx workflow.Context) error {
 func (p *publishing) startBatches(ctx workflow.Context, batches []fanfare.Batch) error {
 	starts := make([]workflow.Future, len(batches))
 	for i, b := range batches {
-		options := childOptions(b.WorkflowID(), fmt.Sprintf("%s batch %d, recipients %d to %d", b.Channel, b.N, b.First, b.Last),
-			attrPublication.ValueSet(string(p.id)), attrTopic.ValueSet(string(p.Opening.Topic)), attrChannel.ValueSet(string(b.Channel)),
-			attrState.ValueSet(batchSending), attrFirst.ValueSet(int64(b.First)), attrLast.ValueSet(int64(b.Last)))
-		child := workflow.ExecuteChildWorkflow(workflow.WithChildOptions(ctx, options), Batch, BatchInput{Batch: b, Class: p.Opening.Class, State: batchSending})
-		starts[i] = child.GetChildWorkflowExecution()
+		starts[i] = startBatch(ctx, b, p.Opening.Class, p.Opening.Topic)
 	}
 	p.started += len(batches)
 	for _, start := range starts {
@@ -270,12 +270,21 @@ func (p *publishing) startBatches(ctx workflow.Context, batches []fanfare.Batch)
 	return nil
 }
 
+// startBatch starts a batch as a child that outlives this run.
+func startBatch(ctx workflow.Context, b fanfare.Batch, class fanfare.Class, topic fanfare.Topic) workflow.Future {
+	options := childOptions(b.WorkflowID(), fmt.Sprintf("%s batch %d, recipients %d to %d", b.Channel, b.N, b.First, b.Last),
+		attrPublication.ValueSet(string(b.Publication)), attrTopic.ValueSet(string(topic)), attrChannel.ValueSet(string(b.Channel)),
+		attrState.ValueSet(batchSending), attrFirst.ValueSet(int64(b.First)), attrLast.ValueSet(int64(b.Last)))
+	child := workflow.ExecuteChildWorkflow(workflow.WithChildOptions(ctx, options), Batch, BatchInput{Batch: b, Class: class, State: batchSending})
+	return child.GetChildWorkflowExecution()
+}
+
 // report moves a batch from the window to the waiting ones, or to done. A
 // report that comes twice, or after the ledger said so, changes nothing.
-func (p *publishing) report(r batchReport) {
+func (p *publishing) report(r batchReport) (news bool) {
 	lane, ok := p.Lanes[r.Ref.Channel]
 	if !ok {
-		return
+		return false
 	}
 	inWindow, waiting := slices.Index(lane.Window, r.Ref.N), slices.Index(lane.Waiting, r.Ref.N)
 	if inWindow >= 0 {
@@ -289,6 +298,15 @@ func (p *publishing) report(r batchReport) {
 	}
 	if r.Done && (inWindow >= 0 || waiting >= 0) {
 		lane.Done++
+	}
+	return inWindow >= 0 || waiting >= 0
+}
+
+// rewind hands out anew what the ledger says is left, after all batches were
+// done: dead letters were taken back since.
+func (p *publishing) rewind() {
+	for _, channel := range p.Opening.Channels {
+		p.Lanes[channel].After, p.Lanes[channel].AllOut = 0, false
 	}
 }
 
