@@ -101,6 +101,9 @@ func (b *batch) id(i int) string {
 	return b.messageID + "." + serverPart + "." + strconv.Itoa(i)
 }
 
+// smtpID is the message id that SendGrid shows of all messages of a call.
+func (b *batch) smtpID() string { return "<" + b.messageID + "@sandbox>" }
+
 // splitID takes a provider message id apart; ok is false if it is none of ours.
 func splitID(id string) (messageID string, i int, ok bool) {
 	messageID, rest, _ := strings.Cut(id, ".")

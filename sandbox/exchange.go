@@ -70,7 +70,12 @@ func (x *exchange) note(why string) {
 
 // accept keeps the messages. From here on the provider has them, whatever its
 // answer will be.
-func (x *exchange) accept(b *batch) { x.s.store.accept(x.n, b) }
+func (x *exchange) accept(b *batch) {
+	x.s.store.accept(x.n, b)
+	if x.s.webhook != nil {
+		x.s.webhook.report(x.r.Context(), b)
+	}
+}
 
 // reply ends the call with an answer. It is written down before it is sent, so
 // that whoever has the answer finds it in the list.

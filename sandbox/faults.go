@@ -49,7 +49,7 @@ const (
 	DownClose = "close"
 	// LogsOff answers as to an account without the feature.
 	LogsOff = "off"
-	// LogsFailing answers 500.
+	// LogsFailing answers 500, or another status, as to an account that has it.
 	LogsFailing = "failing"
 )
 
@@ -108,14 +108,19 @@ type Faults struct {
 	Reject []string `json:"reject,omitempty"`
 	// Logs is how the look-up of sent messages fails.
 	Logs LogFaults `json:"logs"`
+	// Webhooks is how events misbehave.
+	Webhooks WebhookFaults `json:"webhooks"`
 }
 
 // LogFaults is how the look-up of sent messages fails.
 type LogFaults struct {
 	// Mode is empty, LogsOff or LogsFailing.
 	Mode string `json:"mode,omitempty"`
-	// Status is what LogsOff answers: 403, the default, or 404.
-	Status int `json:"status,omitempty"`
+	// Status is what LogsOff answers, 403, the default, or 404; or LogsFailing, 500,
+	// the default, or any from 400 to 599, with the header Retry-After, in seconds,
+	// where RetryAfter is not 0.
+	Status     int `json:"status,omitempty"`
+	RetryAfter int `json:"retry_after,omitempty"`
 	// Lag hides a message from the look-up for so long.
 	Lag Duration `json:"lag,omitempty"`
 }
@@ -129,6 +134,8 @@ type faults struct {
 	rules []ruleState
 	// free is when the provider, at its pace, has answered all it was given.
 	free time.Time
+	// random decides about webhooks; each rule has its own.
+	random *rand.Rand
 }
 
 type ruleState struct {
@@ -137,7 +144,12 @@ type ruleState struct {
 	applied int64
 }
 
-func newFaults(basePace float64) *faults { return &faults{basePace: basePace} }
+func newFaults(basePace float64) *faults {
+	return &faults{basePace: basePace, random: webhookRandom(0)}
+}
+
+// webhookRandom is a sequence that no rule has.
+func webhookRandom(seed uint64) *rand.Rand { return rand.New(rand.NewPCG(seed, 1<<63)) }
 
 func (f *faults) set(next Faults) error {
 	if bad := next.problems(); len(bad) > 0 {
@@ -146,6 +158,7 @@ func (f *faults) set(next Faults) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.now, f.free = next, time.Time{}
+	f.random = webhookRandom(next.Seed)
 	f.now.Rules = slices.Clone(next.Rules)
 	f.now.Down = maps.Clone(next.Down)
 	f.now.Reject = slices.Clone(next.Reject)
@@ -258,13 +271,22 @@ func (f *Faults) problems() []string {
 	if slices.Contains(f.Reject, "") {
 		bad = append(bad, "reject: an empty pattern would refuse everyone")
 	}
-	if f.Logs.Mode != "" && f.Logs.Mode != LogsOff && f.Logs.Mode != LogsFailing {
+	return append(append(bad, f.Logs.problems()...), f.Webhooks.problems()...)
+}
+
+func (f *LogFaults) problems() []string {
+	var bad []string
+	if f.Mode != "" && f.Mode != LogsOff && f.Mode != LogsFailing {
 		bad = append(bad, fmt.Sprintf("logs.mode: want %q or %q", LogsOff, LogsFailing))
 	}
-	if s := f.Logs.Status; s != 0 && s != http.StatusForbidden && s != http.StatusNotFound {
-		bad = append(bad, "logs.status: want 403 or 404")
+	failing := f.Mode == LogsFailing && f.Status >= 400 && f.Status <= 599
+	if s := f.Status; s != 0 && s != http.StatusForbidden && s != http.StatusNotFound && !failing {
+		bad = append(bad, fmt.Sprintf("logs.status: want 403 or 404, or with the mode %q 400 to 599", LogsFailing))
 	}
-	if f.Logs.Lag < 0 {
+	if f.RetryAfter < 0 {
+		bad = append(bad, "logs.retry_after: want seconds, 0 for no such header")
+	}
+	if f.Lag < 0 {
 		bad = append(bad, "logs.lag: want a duration, 0 for none")
 	}
 	return bad

@@ -33,6 +33,8 @@ type Config struct {
 	// the older ones the contents are dropped and the counts remain.
 	// 0 is 2,000,000; a negative number keeps none.
 	MaxMessages int
+	// Webhook is where what becomes of the mail is reported.
+	Webhook Webhook
 	// Logger hears of changed faults and of trouble while serving; never of an
 	// address or a message. nil is silent.
 	Logger *slog.Logger
@@ -44,6 +46,7 @@ type Sandbox struct {
 	log     *slog.Logger
 	store   *store
 	faults  *faults
+	webhook *webhook // nil: off
 	pages   *template.Template
 	buffers sync.Pool // *bytes.Buffer: request bodies, reused
 }
@@ -57,13 +60,17 @@ func New(config Config) *Sandbox {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	return &Sandbox{
+	s := &Sandbox{
 		config: config,
 		log:    log,
 		store:  newStore(max(config.MaxMessages, 0)),
 		faults: newFaults(config.Pace),
 		pages:  parsePages(),
 	}
+	if config.Webhook.URL != "" {
+		s.webhook = newWebhook(config.Webhook, s.faults, log)
+	}
+	return s
 }
 
 // Handler serves the providers' paths, the admin API under /sandbox/ and the
@@ -76,9 +83,15 @@ func (s *Sandbox) Handler() http.Handler {
 	return mux
 }
 
-// Serve answers on l until ctx ends, then stops accepting, cuts the calls that
-// hang, lets the others finish for up to 5 seconds and returns nil. It closes l.
+// Serve answers on l and posts webhooks until ctx ends, then stops accepting, cuts
+// the calls that hang, lets the others finish for up to 5 seconds and returns nil.
+// It closes l. It can be called again, and goes on where it stopped.
 func (s *Sandbox) Serve(ctx context.Context, l net.Listener) error {
+	ctx, stop := context.WithCancel(ctx)
+	var posting sync.WaitGroup
+	posting.Go(func() { s.PostWebhooks(ctx) })
+	defer posting.Wait()
+	defer stop()
 	server := &http.Server{
 		Handler:           s.Handler(),
 		ReadHeaderTimeout: 10 * time.Second,
@@ -102,8 +115,35 @@ func (s *Sandbox) Serve(ctx context.Context, l net.Listener) error {
 	return nil
 }
 
-// Stats says what has been received so far.
-func (s *Sandbox) Stats() Stats { return s.store.stats() }
+// PostWebhooks posts events until ctx ends. Serve does so too; it is for those who
+// serve the Handler themselves.
+func (s *Sandbox) PostWebhooks(ctx context.Context) {
+	if s.webhook != nil {
+		s.webhook.run(ctx)
+	}
+}
+
+// PublicKey is what the posts are verified with, as SENDGRID_WEBHOOK_PUBLIC_KEY
+// wants it; empty without webhooks.
+func (s *Sandbox) PublicKey() string {
+	if s.webhook == nil {
+		return ""
+	}
+	return WebhookPublicKey(s.webhook.Key)
+}
+
+// WebhookIdle says whether every event of every message accepted so far has been
+// accepted by the target, or dropped.
+func (s *Sandbox) WebhookIdle() bool { return s.Stats().Webhooks.Waiting == 0 }
+
+// Stats says what has been received so far, and reported.
+func (s *Sandbox) Stats() Stats {
+	out := s.store.stats()
+	if s.webhook != nil {
+		out.Webhooks = s.webhook.stats()
+	}
+	return out
+}
 
 // Calls lists calls to providers by arrival, oldest first: those with a number
 // greater than after, at most limit.
@@ -123,8 +163,13 @@ func (s *Sandbox) Messages(delivery, to string, limit int) []Message {
 	return items
 }
 
-// Reset forgets every call, message and count. Faults stay.
-func (s *Sandbox) Reset() { s.store.reset() }
+// Reset forgets every call, message, waiting event and count. Faults stay.
+func (s *Sandbox) Reset() {
+	s.store.reset()
+	if s.webhook != nil {
+		s.webhook.reset()
+	}
+}
 
 // SetFaults replaces the faults, and starts their counters and random numbers
 // anew. The error names every field that makes no sense; then nothing changes.
@@ -132,7 +177,7 @@ func (s *Sandbox) SetFaults(f Faults) error {
 	if err := s.faults.set(f); err != nil {
 		return err
 	}
-	s.log.Info("sandbox faults set", "rules", len(f.Rules), "down", len(f.Down), "pace", f.Pace, "logs", f.Logs.Mode)
+	s.log.Info("sandbox faults set", "rules", len(f.Rules), "down", len(f.Down), "pace", f.Pace, "logs", f.Logs.Mode, "webhooks_held", f.Webhooks.Hold)
 	return nil
 }
 

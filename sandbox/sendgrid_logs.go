@@ -1,12 +1,14 @@
 package sandbox
 
 import (
+	"cmp"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"net/http"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -18,7 +20,8 @@ const (
 	maxLogBody      = 64 << 10
 )
 
-// processed is the only status there is: the sandbox takes mail and delivers none.
+// processed is the only status that the logs know: what becomes of a message after
+// that, only the webhooks tell.
 const processed = "processed"
 
 // logMessage is one entry of a search; logDetail is one message in full. Names
@@ -101,7 +104,7 @@ func (s *Sandbox) readLog(w http.ResponseWriter, r *http.Request) {
 		Events: []logEvent{{
 			Event: processed, Email: m.To, ID: m.ID, Timestamp: m.At.Unix(),
 			EventID:  base64.RawURLEncoding.EncodeToString([]byte(processed + "-" + m.ID)),
-			SMTPID:   "<" + b.messageID + "@sandbox>",
+			SMTPID:   b.smtpID(),
 			Category: m.Categories, CustomArgs: m.CustomArgs,
 		}},
 	})
@@ -123,7 +126,11 @@ func (s *Sandbox) logsAnswer(w http.ResponseWriter, r *http.Request) bool {
 	logs := s.faults.logs()
 	switch {
 	case logs.Mode == LogsFailing:
-		answerRefusal(w, refuse(http.StatusInternalServerError, "internal server error"))
+		if logs.RetryAfter > 0 {
+			w.Header().Set("Retry-After", strconv.Itoa(logs.RetryAfter))
+		}
+		status := cmp.Or(logs.Status, http.StatusInternalServerError)
+		answerRefusal(w, refuse(status, strings.ToLower(http.StatusText(status))))
 	case logs.Mode == LogsOff && logs.Status == http.StatusNotFound:
 		answerRefusal(w, refuse(http.StatusNotFound, "not found"))
 	case logs.Mode == LogsOff:

@@ -83,6 +83,8 @@ type Stats struct {
 	ContentsKept    int64 `json:"contents_kept"`
 	ContentsDropped int64 `json:"contents_dropped"`
 	MaxMessages     int   `json:"max_messages"`
+	// Webhooks is about the events made of the messages; zero where they are off.
+	Webhooks WebhookStats `json:"webhooks"`
 }
 
 // store keeps calls and mail. Batches are immutable once in it, so readers take

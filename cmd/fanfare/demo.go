@@ -33,6 +33,8 @@ const (
 	demoCallsAtOnce = 8
 	// demoDoubtDeadline is short because the sandbox knows at once what it was sent.
 	demoDoubtDeadline = "20s"
+	// demoEvents is how long the demo waits for the last events; they take a second.
+	demoEvents = 10 * time.Second
 	// retryDemo is how long the demo waits for a server that is being started again.
 	retryDemo = time.Minute
 )
@@ -97,6 +99,10 @@ func (d *dev) runDemo(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("demo: %w", err)
 	}
+	p, err = d.awaitEvents(ctx, c, p)
+	if err != nil {
+		return fmt.Errorf("demo: %w", err)
+	}
 	fmt.Fprintln(d.out)
 	if err := printPublication(d.out, p); err != nil {
 		return err
@@ -108,6 +114,24 @@ func (d *dev) runDemo(ctx context.Context) error {
 	fmt.Fprintf(d.out, "%-17s%s (%s, %s)\n", "The mail:", d.sandboxPage(), count(stats.Messages, "message"), count(stats.Duplicates, "duplicate"))
 	fmt.Fprint(d.out, "\nStill serving. Count again with `fanfare verify`; Ctrl-C stops everything.\n")
 	return nil
+}
+
+// awaitEvents waits a moment until what the sandbox reported has been taken in, so
+// that a person sees the mail as delivered.
+func (d *dev) awaitEvents(ctx context.Context, c *apiClient, p fanfare.Publication) (fanfare.Publication, error) {
+	for begin := time.Now(); p.Totals.Sent > 0 && time.Since(begin) < demoEvents; {
+		if err := pause(ctx, lookEvery); err != nil {
+			return p, err
+		}
+		now, err := readPublication(ctx, c, p.ID)
+		if err != nil && !temporary(err) {
+			return p, err
+		}
+		if err == nil {
+			p = now
+		}
+	}
+	return p, nil
 }
 
 // retry tries again while the server is away.

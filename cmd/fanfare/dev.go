@@ -211,7 +211,7 @@ func (d *dev) startChildren(ctx context.Context) error {
 		}
 	}
 	if !d.noSandbox {
-		if err := d.startChild("sandbox", 0, append([]string{"sandbox", "--port", d.ports.sandbox.String()}, pacing.sandboxArgs()...)...); err != nil {
+		if err := d.startChild("sandbox", 0, append(d.sandboxArgs(), pacing.sandboxArgs()...)...); err != nil {
 			return err
 		}
 		if err := d.await(ctx, "sandbox", d.sandboxReady); err != nil {

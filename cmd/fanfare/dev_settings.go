@@ -12,6 +12,7 @@ import (
 
 	fanfare "github.com/fanfare-dev/fanfare"
 	"github.com/fanfare-dev/fanfare/local"
+	"github.com/fanfare-dev/fanfare/sandbox"
 )
 
 // overrides are the settings that dev gives its children, over those of its own
@@ -40,7 +41,7 @@ func (o overrides) environ(ours map[string]string) []string {
 func demoIgnores() []string {
 	return []string{
 		"FANFARE_DATABASE_URL", "FANFARE_TEMPORAL_ADDRESS", "FANFARE_TEMPORAL_UI_URL",
-		"SENDGRID_API_KEY", "SENDGRID_BASE_URL", "SENDGRID_FROM",
+		"SENDGRID_API_KEY", "SENDGRID_BASE_URL", "SENDGRID_FROM", "SENDGRID_WEBHOOK_PUBLIC_KEY",
 	}
 }
 
@@ -82,7 +83,9 @@ func (d *dev) prepare() error {
 	if d.demo > 0 {
 		d.own["FANFARE_DOUBT_DEADLINE"] = cmp.Or(d.environ["FANFARE_DOUBT_DEADLINE"], demoDoubtDeadline)
 	}
-	d.useSandbox()
+	if err := d.useSandbox(); err != nil {
+		return err
+	}
 	return d.checkSettings()
 }
 
@@ -136,15 +139,37 @@ func (d *dev) choosePorts() error {
 	return choose(d.log, needed...)
 }
 
-// useSandbox sends email to the sandbox, unless the environment has credentials.
-func (d *dev) useSandbox() {
+// useSandbox sends email to the sandbox, and has it report to the server, unless the
+// environment has credentials.
+func (d *dev) useSandbox() error {
 	if d.environ["SENDGRID_API_KEY"] != "" {
 		d.log.Warn("email goes out through the provider of the environment, for real", "setting", "SENDGRID_API_KEY")
-		return
+		return nil
 	}
 	d.own["SENDGRID_API_KEY"] = "sandbox"
 	d.own["SENDGRID_BASE_URL"] = cmp.Or(d.environ["SENDGRID_BASE_URL"], "http://"+d.ports.sandbox.address())
 	d.own["SENDGRID_FROM"] = cmp.Or(d.environ["SENDGRID_FROM"], "Fanfare <news@fanfare.example>")
+	if d.environ["SENDGRID_BASE_URL"] != "" && d.environ["SENDGRID_WEBHOOK_PUBLIC_KEY"] != "" {
+		return nil // somebody else's stand-in, which signs with a key of its own
+	}
+	key, err := webhookKey(d.webhookKeyFile())
+	if err != nil {
+		return err
+	}
+	d.own["SENDGRID_WEBHOOK_PUBLIC_KEY"] = sandbox.WebhookPublicKey(key)
+	return nil
+}
+
+// webhookKeyFile holds the private half of SENDGRID_WEBHOOK_PUBLIC_KEY.
+func (d *dev) webhookKeyFile() string { return filepath.Join(d.dataDir, "sandbox-webhook.pem") }
+
+// sandboxArgs start the sandbox. It posts only what the server can verify.
+func (d *dev) sandboxArgs() []string {
+	args := []string{"sandbox", "--port", d.ports.sandbox.String()}
+	if d.own["SENDGRID_WEBHOOK_PUBLIC_KEY"] == "" {
+		return args
+	}
+	return append(args, "--webhook-url", d.own["FANFARE_API_URL"]+"/webhooks/sendgrid", "--webhook-key", d.webhookKeyFile())
 }
 
 // checkSettings reports everything wrong with the settings of server and worker,

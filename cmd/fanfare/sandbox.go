@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"strconv"
@@ -13,10 +14,15 @@ import (
 
 const sandboxPort = 8025
 
+// sandboxFlags are what a person asks of the sandbox.
+type sandboxFlags struct {
+	host, webhookURL, webhookKey string
+	port                         int
+	pace                         float64
+}
+
 func (a *app) sandboxCommand() *cobra.Command {
-	var host string
-	var port int
-	var pace float64
+	var flags sandboxFlags
 	cmd := &cobra.Command{
 		Use:   "sandbox",
 		Short: "Run the stand-in providers alone",
@@ -25,25 +31,55 @@ strictly, keeps what it was sent until it is stopped, shows the mail on a page,
 and misbehaves on demand. It sends nothing on and asks for no password.
 
 Point a worker at it with SENDGRID_BASE_URL=http://127.0.0.1:8025 and any
-SENDGRID_API_KEY.`,
-		Example: "  fanfare sandbox --port 8025",
+SENDGRID_API_KEY.
+
+With --webhook-url it posts what becomes of the mail there, signed as SendGrid
+does, and prints the SENDGRID_WEBHOOK_PUBLIC_KEY that the server needs. The key is
+kept in the file --webhook-key; without one it is another at each start.`,
+		Example: "  fanfare sandbox --port 8025 --webhook-url http://127.0.0.1:8080/webhooks/sendgrid",
 		Args:    cobra.NoArgs,
 		RunE: does(func(cmd *cobra.Command, _ []string) error {
-			return a.standIn(cmd.Context(), net.JoinHostPort(host, strconv.Itoa(port)), pace)
+			return a.standIn(cmd.Context(), flags)
 		}),
 	}
-	cmd.Flags().StringVar(&host, "host", "127.0.0.1", "address to listen on")
-	cmd.Flags().IntVar(&port, "port", sandboxPort, "port to listen on; 0 for a free one")
-	cmd.Flags().Float64Var(&pace, "pace", 0, "messages answered per second at most; 0 for no limit")
+	f := cmd.Flags()
+	f.StringVar(&flags.host, "host", "127.0.0.1", "address to listen on")
+	f.IntVar(&flags.port, "port", sandboxPort, "port to listen on; 0 for a free one")
+	f.Float64Var(&flags.pace, "pace", 0, "messages answered per second at most; 0 for no limit")
+	f.StringVar(&flags.webhookURL, "webhook-url", "", "`address` that events are posted to; none are made without")
+	f.StringVar(&flags.webhookKey, "webhook-key", "", "`file` of the private key that signs them; made where there is none")
 	return cmd
 }
 
-func (a *app) standIn(ctx context.Context, address string, pace float64) error {
-	listener, err := net.Listen("tcp", address)
+func (a *app) standIn(ctx context.Context, flags sandboxFlags) error {
+	config := sandbox.Config{Pace: flags.pace, Logger: a.logger()}
+	if err := flags.webhook(&config.Webhook); err != nil {
+		return err
+	}
+	listener, err := net.Listen("tcp", net.JoinHostPort(flags.host, strconv.Itoa(flags.port)))
 	if err != nil {
 		return fmt.Errorf("%w; stop what listens there, or choose another --port", err)
 	}
-	log := a.logger()
-	log.Info("sandbox answers", "page", "http://"+listener.Addr().String()+"/")
-	return sandbox.New(sandbox.Config{Pace: pace, Logger: log}).Serve(ctx, listener)
+	s := sandbox.New(config)
+	if key := s.PublicKey(); key != "" && !a.quiet {
+		fmt.Fprintln(a.out, "SENDGRID_WEBHOOK_PUBLIC_KEY="+key)
+	}
+	config.Logger.Info("sandbox answers", "page", "http://"+listener.Addr().String()+"/")
+	return s.Serve(ctx, listener)
+}
+
+func (f *sandboxFlags) webhook(w *sandbox.Webhook) (err error) {
+	if f.webhookURL == "" {
+		if f.webhookKey != "" {
+			return &exitError{exitUsage, errors.New("--webhook-key: nothing is signed without --webhook-url")}
+		}
+		return nil
+	}
+	if w.URL = f.webhookURL; !webAddress(w.URL) {
+		return &exitError{exitUsage, errors.New("--webhook-url: must be a whole http or https address, such as http://127.0.0.1:8080/webhooks/sendgrid")}
+	}
+	if f.webhookKey != "" {
+		w.Key, err = webhookKey(f.webhookKey)
+	}
+	return err
 }

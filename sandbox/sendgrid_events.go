@@ -1,0 +1,183 @@
+package sandbox
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"maps"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// soon is how long after its acceptance a message has arrived somewhere.
+const soon = 50 * time.Millisecond
+
+// step is one thing that happens to a message after it was accepted.
+type step struct {
+	event string        // as SendGrid calls it
+	after time.Duration // since the acceptance
+	// details are the fields that only this event has; nil is none.
+	details func(address string) map[string]any
+}
+
+// The courses that a message can take. Statuses, reasons and classifications are
+// worded as SendGrid's own; they quote the address, as receivers do.
+var (
+	processedStep = step{event: processed}
+	deliveredStep = step{event: "delivered", after: soon, details: delivered}
+	openedStep    = step{event: "open", after: 2 * soon, details: opened}
+
+	plainCourse    = []step{processedStep, deliveredStep}
+	bounceCourse   = []step{processedStep, {event: "bounce", after: soon, details: bounced}}
+	blockCourse    = []step{processedStep, {event: "bounce", after: soon, details: blocked}}
+	dropCourse     = []step{{event: "dropped", details: dropped}}
+	deferCourse    = []step{processedStep, {event: "deferred", after: soon, details: deferred}, {event: "delivered", after: time.Second, details: delivered}}
+	openCourse     = []step{processedStep, deliveredStep, openedStep}
+	clickCourse    = []step{processedStep, deliveredStep, openedStep, {event: "click", after: 3 * soon, details: clicked}}
+	complainCourse = []step{processedStep, deliveredStep, openedStep, {event: "spamreport", after: 3 * soon}}
+
+	// forgedSteps are what forged and stale posts say. Accepting one shows, for it is
+	// not what happened: the first of those to whom it did not, the second to the rest.
+	forgedSteps = [2]step{
+		{event: "bounce", after: soon, details: bounced},
+		{event: "delivered", after: soon, details: delivered},
+	}
+)
+
+// course is what happens to a message; its address may ask for something.
+func course(address string) []step {
+	word, _, _ := strings.Cut(address, "+")
+	switch strings.ToLower(word) {
+	case "bounce":
+		return bounceCourse
+	case "block":
+		return blockCourse
+	case "drop":
+		return dropCourse
+	case "defer":
+		return deferCourse
+	case "open":
+		return openCourse
+	case "click":
+		return clickCourse
+	case "complain":
+		return complainCourse
+	default:
+		return plainCourse
+	}
+}
+
+func delivered(string) map[string]any {
+	return map[string]any{"response": "250 2.0.0 OK", "ip": "192.0.2.25", "tls": 1}
+}
+
+func bounced(address string) map[string]any {
+	return map[string]any{
+		"type": "bounce", "status": "5.1.1", "reason": "550 5.1.1 <" + address + ">: Recipient address rejected: User unknown",
+		"bounce_classification": "Invalid Address", "ip": "192.0.2.25", "tls": 1,
+	}
+}
+
+func blocked(address string) map[string]any {
+	return map[string]any{
+		"type": "blocked", "status": "5.7.1", "reason": "554 5.7.1 <" + address + ">: Message refused: poor reputation of 192.0.2.25",
+		"bounce_classification": "Reputation", "ip": "192.0.2.25", "tls": 1,
+	}
+}
+
+func dropped(string) map[string]any {
+	return map[string]any{"reason": "Bounced Address", "status": "5.0.0"}
+}
+
+func deferred(address string) map[string]any {
+	return map[string]any{"response": "450 4.2.1 <" + address + ">: Mailbox busy, try again later", "attempt": "1", "ip": "192.0.2.25", "tls": 1}
+}
+
+func opened(string) map[string]any {
+	return map[string]any{"useragent": "Mozilla/5.0", "ip": "198.51.100.7", "sg_machine_open": false, "sg_content_type": "html"}
+}
+
+func clicked(string) map[string]any {
+	return map[string]any{
+		"useragent": "Mozilla/5.0", "ip": "198.51.100.7", "url": "https://blog.example/",
+		"url_offset": map[string]any{"index": 0, "type": "html"},
+	}
+}
+
+// event is one event that a webhook has to bring.
+type event struct {
+	b    *batch
+	step *step
+	// due is when it may be posted, in nanoseconds of Unix time.
+	due int64
+	i   int32 // which message of b
+	// tries counts the posts that were refused; again says that this is the second
+	// copy of an event.
+	tries uint8
+	again bool
+}
+
+// eventID is stable from post to post; renewed, it is another for each of them.
+func (e *event) eventID(renewed bool) string {
+	id := e.step.event + "-" + e.b.id(int(e.i))
+	if renewed && (e.tries > 0 || e.again) {
+		id += "-" + strconv.Itoa(int(e.tries))
+		if e.again {
+			id += "b"
+		}
+	}
+	return base64.RawURLEncoding.EncodeToString([]byte(id))
+}
+
+// fields are the event as SendGrid posts it: custom arguments stand beside its own
+// fields, which win where the names are the same.
+func (e *event) fields(renewed bool) map[string]any {
+	r := e.b.recipient(int(e.i))
+	out := make(map[string]any, 20)
+	for _, args := range []map[string]string{e.b.shared.CustomArgs, r.customArgs} {
+		for name, value := range args {
+			out[name] = value
+		}
+	}
+	if e.step.details != nil {
+		maps.Copy(out, e.step.details(r.email))
+	}
+	if len(e.b.shared.Categories) > 0 {
+		out["category"] = e.b.shared.Categories
+	}
+	out["event"] = e.step.event
+	out["email"] = r.email
+	out["timestamp"] = e.b.at.Add(e.step.after).Unix()
+	out["sg_event_id"] = e.eventID(renewed)
+	out["sg_message_id"] = e.b.id(int(e.i))
+	out["smtp-id"] = e.b.smtpID()
+	return out
+}
+
+// render is the body of a post, which ends as SendGrid's do.
+func render(events []event, renewed bool) []byte {
+	list := make([]map[string]any, len(events))
+	for i := range events {
+		list[i] = events[i].fields(renewed)
+	}
+	var out bytes.Buffer
+	enc := json.NewEncoder(&out)
+	enc.SetEscapeHTML(false)
+	_ = enc.Encode(list) // texts, numbers and lists of them always marshal
+	return append(bytes.TrimRight(out.Bytes(), "\n"), "\r\n"...)
+}
+
+// falsified are events about the same messages that say what did not happen.
+func falsified(events []event) []event {
+	out := make([]event, len(events))
+	for i, e := range events {
+		address, _ := e.b.who(int(e.i))
+		e.step = &forgedSteps[0]
+		if course(address)[len(course(address))-1].event == "bounce" {
+			e.step = &forgedSteps[1]
+		}
+		out[i] = e
+	}
+	return out
+}
