@@ -66,6 +66,9 @@ var uuidText = regexp.MustCompile(`^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]
 // ValidPublicationID reports whether s has the form of a publication id (a lower-case UUID).
 func ValidPublicationID(s string) bool { return uuidText.MatchString(s) }
 
+// ValidReplayID reports whether s has the form of a replay's id, a lower-case UUID too.
+func ValidReplayID(s string) bool { return uuidText.MatchString(s) }
+
 // WorkflowID is the id of the workflow that publishes: the same publication
 // can therefore have only one open run.
 func (p PublicationID) WorkflowID() string { return "publish/" + string(p) }
