@@ -47,3 +47,20 @@ type Permit struct {
 	// Done tells what the call came to. OutcomeReleased: it was not made.
 	Done func(Outcome)
 }
+
+// Breaker is a provider as a worker reads it.
+type Breaker struct {
+	Provider
+	// ThrottledWhy is what the provider said when it asked for time.
+	ThrottledWhy string
+	// ReadAt is the database's clock at the reading. All other times are by that
+	// clock too: only their distance from ReadAt means anything to a worker.
+	ReadAt time.Time
+}
+
+// BlamesProvider reports whether an outcome counts against the provider. An
+// acceptance, a rejection and a throttle are answers: it is there. A released
+// call says nothing.
+func (o Outcome) BlamesProvider() bool {
+	return o.Account || o.Kind == OutcomeUnavailable || o.Kind == OutcomeAmbiguous
+}

@@ -79,6 +79,23 @@ var wrong = []struct{ constraint, sql string }{
 	{"attention_is_for_what_waits_or_went_wrong", `INSERT INTO attention (publication_id, channel, state, subscriber_number, batch) VALUES ($1, 'email', 'sent', 1, 1)`},
 	{"doubt_deadline_follows_the_call", `INSERT INTO doubts (publication_id, call_id, channel, provider, call_ended_at, deadline, look_at) VALUES ($1, $1, 'email', 's', now(), now() - interval '1 s', now())`},
 	{"outbox_kind_is_known", `INSERT INTO outbox (publication_id, kind) VALUES ($1, 'stop')`},
+
+	{"provider_name_is_1_to_100_plain_characters", provider(`'send grid', 'closed', false, NULL, '{}', 0, 0, false, ''`)},
+	{"provider_name_is_1_to_100_plain_characters", provider(`'', 'closed', false, NULL, '{}', 0, 0, false, ''`)},
+	{"provider_name_is_1_to_100_plain_characters", provider(`repeat('a', 101), 'closed', false, NULL, '{}', 0, 0, false, ''`)},
+	{"an_open_breaker_has_its_next_probe", provider(`'p', 'open', false, NULL, '{}', 0, 1, false, ''`)},
+	{"an_open_breaker_has_its_next_probe", provider(`'p', 'open', true, now(), '{}', 0, 1, false, ''`)},
+	{"an_open_breaker_has_its_next_probe", provider(`'p', 'closed', false, now(), '{}', 0, 0, false, ''`)},
+	{"an_open_breaker_has_its_next_probe", provider(`'p', 'half_open', false, now(), '{}', 0, 1, false, ''`)},
+	{"a_pinned_breaker_is_open_or_closed", provider(`'p', 'half_open', true, NULL, '{}', 0, 1, false, ''`)},
+	{"only_a_half_open_breaker_is_probed", provider(`'p', 'open', false, now(), ARRAY[now()], 0, 1, false, ''`)},
+	{"only_a_half_open_breaker_is_probed", provider(`'p', 'closed', false, NULL, '{}', 1, 0, false, ''`)},
+	{"a_breaker_has_at_most_3_probes", provider(`'p', 'half_open', false, NULL, ARRAY[now(), now(), now(), now()], 0, 1, false, ''`)},
+	{"a_breaker_counts_its_openings", provider(`'p', 'closed', false, NULL, '{}', 0, 1, false, ''`)},
+	{"a_breaker_counts_its_openings", provider(`'p', 'half_open', false, NULL, '{}', 0, 0, false, ''`)},
+	{"a_breaker_counts_its_openings", provider(`'p', 'half_open', false, NULL, '{}', 0, -1, false, ''`)},
+	{"a_closed_breaker_blames_no_account", provider(`'p', 'closed', false, NULL, '{}', 0, 0, true, ''`)},
+	{"provider_sentences_are_short", provider(`'p', 'closed', false, NULL, '{}', 0, 0, false, repeat('a', 2001)`)},
 }
 
 // call writes a call with claimed_at, begin_by, call_until, ended_at, outcome, first_number, last_number, size.
@@ -91,6 +108,12 @@ func call(values string) string {
 func row(values string) string {
 	return `INSERT INTO deliveries (publication_id, subscriber_number, channel, batch, state, call_id, due_at, reason, code, attempts, resends)
 		SELECT $1, 1, 'email', 1, ` + values
+}
+
+// provider writes a provider with provider, state, pinned, probe_at, probes, successes, openings, account, reason.
+func provider(values string) string {
+	return `INSERT INTO providers (channel, provider, state, pinned, probe_at, probes, successes, openings, account, reason)
+		SELECT 'email', ` + values + ` WHERE $1::uuid IS NOT NULL`
 }
 
 func TestEveryConstraintRefusesItsWrongStateByName(t *testing.T) {
