@@ -115,8 +115,28 @@ type Publication struct {
 	FailedByCode    map[string]int64   `json:"failed_by_code"`
 	RatePerSecond   float64            `json:"rate_per_second"`
 	ETA             *time.Time         `json:"eta"`
+	WaitingFor      []Waiting          `json:"waiting_for,omitempty"`
 	Links           map[string]string  `json:"links"`
 }
+
+// Waiting is one reason why a publication is not finished, where it is not simply
+// under way.
+type Waiting struct {
+	Kind     string     `json:"kind"`               // WaitingProvider, ...
+	Provider string     `json:"provider,omitempty"` // empty where it is about none
+	Since    *time.Time `json:"since,omitempty"`
+	Until    *time.Time `json:"until,omitempty"` // the next probe, the next attempt, the deadline
+	Count    int64      `json:"count"`           // recipients
+	Sentence string     `json:"sentence"`        // the same for people, and what to do
+}
+
+// What a publication can wait for.
+const (
+	WaitingProvider = "provider" // it failed and is not called
+	WaitingThrottle = "throttle" // it asked for time
+	WaitingDoubt    = "doubt"    // evidence of what became of calls
+	WaitingRetry    = "retry"    // the next attempt
+)
 
 // Draft is a publication as its publisher asked for it. Zero values mean "not
 // given": sameness of a repeated publication is judged on the draft, before

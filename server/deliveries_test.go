@@ -28,8 +28,8 @@ func withDeliveries(t *testing.T, r *running) fanfare.PublicationID {
 			d.State, d.Reason = fanfare.Skipped, fanfare.ReasonUnsubscribed
 		case 2:
 			d.State, d.Code, d.Provider, d.Batch = fanfare.Failed, "sendgrid:400", "sendgrid", 3
-			d.Attempts = []fanfare.Attempt{{N: 1, Call: "c-1", Provider: "sendgrid", StartedAt: testNow, EndedAt: &ended, Outcome: "rejected", Code: "sendgrid:400"}}
-			d.Events = []fanfare.Event{{Type: "bounce", At: ended}}
+			d.Attempts = []fanfare.Attempt{{N: 1, Call: "c-1", Provider: "sendgrid", StartedAt: testNow, EndedAt: &ended, Outcome: "rejected", Code: "sendgrid:400", Evidence: "the log shows another message of this call"}}
+			d.Events = []fanfare.Event{{Type: fanfare.EventBounced, At: ended}}
 		case 3:
 			d.Subscriber = ""
 		}
@@ -64,7 +64,9 @@ func TestDeliveries(t *testing.T) {
 	require.Equal(t, http.StatusOK, got.status)
 	var d fanfare.Delivery
 	got.into(t, &d)
-	require.Equal(t, "bounce", d.Events[0].Type)
+	require.Equal(t, []fanfare.Event{{Type: fanfare.EventBounced, At: testNow.Add(time.Second)}}, d.Events)
+	require.Equal(t, "the log shows another message of this call", d.Attempts[0].Evidence)
+	require.Equal(t, "rejected", d.Attempts[0].Outcome)
 	require.Equal(t, "https://fanfare.example/v1/deliveries/"+d.ID, d.Links["self"])
 	require.Equal(t, "https://fanfare.example/v1/publications/"+string(id), d.Links["publication"])
 	require.Equal(t, "http://temporal.example:8233/namespaces/fanfare/workflows/publish%2F"+string(id)+"%2Femail%2F3", d.Links["temporal"])

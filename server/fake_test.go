@@ -27,6 +27,7 @@ type fakeLedger struct {
 	deliveries    []fanfare.Delivery
 	ended         map[fanfare.UnsubscribeLink]int
 	chunks        []int
+	outageBooks
 
 	fail   error                                // what every call returns
 	inside func(ctx context.Context, op string) // called in every call

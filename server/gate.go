@@ -30,7 +30,7 @@ const maxBody = 1 << 20
 const importOperation = "importSubscribers"
 
 // unread are the operations whose body is not read here.
-var unread = map[string]bool{importOperation: true, "unsubscribe": true}
+var unread = map[string]bool{importOperation: true, "unsubscribe": true, "takeEvents": true}
 
 // deepCheck finds what the description cannot say about a body. It must bear
 // bodies that do not match the description.
@@ -179,7 +179,7 @@ func readBody(c echo.Context, described *openapi3.RequestBody) ([]byte, error) {
 			return nil, err
 		}
 	}
-	r.Body = io.NopCloser(bytes.NewReader(body))
+	r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
 	return body, nil
 }
 
@@ -187,6 +187,8 @@ func readBody(c echo.Context, described *openapi3.RequestBody) ([]byte, error) {
 func bodyError(err error) error {
 	var large *http.MaxBytesError
 	switch {
+	case err == nil:
+		return nil
 	case errors.As(err, &large):
 		return errBodyTooLarge
 	case errors.Is(err, os.ErrDeadlineExceeded):

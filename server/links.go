@@ -38,6 +38,15 @@ func (l links) ofDelivery(d fanfare.Delivery) map[string]string {
 	return l.withWorkflow(links, batch.WorkflowID())
 }
 
+// ofReplay leads to no workflow where there was nothing to do: then there is none.
+func (l links) ofReplay(r fanfare.Replay) map[string]string {
+	links := map[string]string{"self": l.public + "/v1/replays/" + string(r.ID)}
+	if r.Count == 0 {
+		return links
+	}
+	return l.withWorkflow(links, r.ID.WorkflowID())
+}
+
 func (l links) withWorkflow(links map[string]string, id string) map[string]string {
 	if l.workflows != "" {
 		links["temporal"] = l.workflows + url.PathEscape(id)

@@ -16,11 +16,20 @@ import (
 
 // What can go wrong with a request before it reaches the domain.
 var (
-	errUnauthorized = errors.New("unauthorized")
-	errMediaType    = errors.New("unsupported media type")
-	errBodyTooLarge = errors.New("request body too large")
-	errBodyTooSlow  = errors.New("request body stopped coming")
-	errBodyCut      = errors.New("request body ended too early")
+	errUnauthorized   = errors.New("unauthorized")
+	errMediaType      = errors.New("unsupported media type")
+	errBodyTooLarge   = errors.New("request body too large")
+	errEventsTooLarge = errors.New("webhook's body too large")
+	errBodyTooSlow    = errors.New("request body stopped coming")
+	errBodyCut        = errors.New("request body ended too early")
+)
+
+// What is not there, where more can be said than that.
+var (
+	errNoPublication = errors.New("the filter's publication does not exist")
+	errNoProvider    = errors.New("no such provider")
+	errNoWebhook     = errors.New("no such webhook")
+	errWebhookOff    = errors.New("the webhook is off")
 )
 
 // retryAfter is what clients are told to wait while PostgreSQL is away, in
@@ -48,12 +57,19 @@ var problems = []problem{
 	{fanfare.ErrChannelOff, http.StatusBadRequest, api.ProblemCodeInvalidRequest, "The request is not valid", "", false},
 	{fanfare.ErrNotFound, http.StatusNotFound, api.ProblemCodeNotFound, "Not found", "There is nothing with this id.", false},
 	{fanfare.ErrUnknownTopic, http.StatusNotFound, api.ProblemCodeNotFound, "Not found", "There is no such topic; create it with PUT /v1/topics/{topic}.", false},
+	{errNoPublication, http.StatusNotFound, api.ProblemCodeNotFound, "Not found", "filter.publication is neither the id nor the key of a publication; GET /v1/publications lists them.", false},
+	{errNoProvider, http.StatusNotFound, api.ProblemCodeNotFound, "Not found", "There is no provider with this name; GET /v1/providers lists them.", false},
+	{errNoWebhook, http.StatusNotFound, api.ProblemCodeNotFound, "Not found", "There is no provider with this name that has a webhook here.", false},
+	{errWebhookOff, http.StatusNotFound, api.ProblemCodeNotFound, "Not found", "", false},
 	{fanfare.ErrConflict, http.StatusConflict, api.ProblemCodeKeyConflict, "The key is taken by other content", "", false},
 	{fanfare.ErrWrongState, http.StatusConflict, api.ProblemCodeWrongState, "Not possible in this state", "", false},
 	{fanfare.ErrKeyReused, http.StatusUnprocessableEntity, api.ProblemCodeKeyReused, "The Idempotency-Key was used with another request", "Use a new Idempotency-Key for a new request, or send the first request again as it was.", false},
 	{errUnauthorized, http.StatusUnauthorized, api.ProblemCodeUnauthorized, "Unauthorized", "Send a valid API key as \"Authorization: Bearer <key>\".", false},
+	{fanfare.ErrBadSignature, http.StatusUnauthorized, api.ProblemCodeBadSignature, "The signature is not valid", "The body was not signed with the key that this server knows. Set the public key that the provider shows for this webhook, and have proxies leave the body as it is.", false},
+	{fanfare.ErrStaleSignature, http.StatusUnauthorized, api.ProblemCodeStaleSignature, "The signature is too old", "The body was signed too long ago. Whoever repeats an old request is refused; a provider signs anew when it tries again. If all are refused, set this machine's clock.", false},
 	{errMediaType, http.StatusUnsupportedMediaType, api.ProblemCodeUnsupportedMediaType, "Unsupported media type", "", false},
 	{errBodyTooLarge, http.StatusRequestEntityTooLarge, api.ProblemCodeTooLarge, "The request is too large", "A request body is at most 1 MiB. Send people with the import, which has no limit.", false},
+	{errEventsTooLarge, http.StatusRequestEntityTooLarge, api.ProblemCodeTooLarge, "The request is too large", "A webhook's body is at most 10 MiB. Have the provider send smaller batches.", false},
 	{errBodyTooSlow, http.StatusRequestTimeout, api.ProblemCodeRequestTimeout, "The request took too long to arrive", "The body stopped coming.", true},
 	{errBodyCut, http.StatusBadRequest, api.ProblemCodeInvalidRequest, "The request is not valid", "The body ended too early.", false},
 }
@@ -79,13 +95,21 @@ func answerProblem(err error, c echo.Context) {
 	case http.StatusServiceUnavailable:
 		header.Set(echo.HeaderRetryAfter, strconv.Itoa(retryAfter))
 	case http.StatusUnauthorized:
-		header.Set(echo.HeaderWWWAuthenticate, "Bearer")
+		header.Set(echo.HeaderWWWAuthenticate, challenge(p))
 	}
 	c.Set(codeKey, string(p.code))
 	header.Set(echo.HeaderContentType, "application/problem+json")
 	c.Response().WriteHeader(p.status)
 	// The only error left is that the client is gone.
 	_ = c.Echo().JSONSerializer.Serialize(c, doc, "")
+}
+
+// challenge is how to authenticate: with a key, or as a provider does.
+func challenge(p problem) string {
+	if p.code == api.ProblemCodeUnauthorized {
+		return "Bearer"
+	}
+	return "Signature"
 }
 
 func problemOf(err error) problem {

@@ -1,5 +1,6 @@
-// Package server is the HTTP API: it takes publications, subscribers and
-// imports, answers what became of them, and shows the unsubscribe pages.
+// Package server is the HTTP API: it takes publications, subscribers, imports,
+// replays and the providers' webhooks, answers what became of them, and shows the
+// unsubscribe pages.
 //
 // openapi.yaml is the contract. The routes and documents in package api are
 // generated from it, every request is validated against it before a handler
@@ -59,6 +60,12 @@ type Config struct {
 	// SwitchOn says for a channel that is off how it is switched on, to complete
 	// the sentence "it is switched off: ", for example "set SENDGRID_API_KEY".
 	SwitchOn map[fanfare.Channel]string
+	// Webhooks are the providers whose events are taken in, by the name that stands
+	// in their address, /webhooks/{provider}.
+	Webhooks map[string]Webhook
+	// TurnOnWebhook says for a provider that is not among them how its webhook is
+	// turned on, for example "set SENDGRID_WEBHOOK_PUBLIC_KEY".
+	TurnOnWebhook map[string]string
 }
 
 // Ledger is all the server asks of the ledger.
@@ -70,6 +77,10 @@ type Ledger interface {
 	Topics
 	Subscribers
 	Importer
+	Replayer
+	ReplayReader
+	Breakers
+	EventTaker
 	Unsubscriber
 	Pinger
 }
@@ -133,6 +144,9 @@ func build(cfg Config, ledger Ledger, wake func(), log *slog.Logger, checks []Ch
 		audience:    audience,
 		deliveries:  &deliveries{reader: ledger, links: links},
 		importing:   &importing{ledger: ledger, idle: spans.idle, write: spans.write},
+		replaying:   &replaying{replayer: ledger, reader: ledger, links: links, wake: wake},
+		providers:   &providers{breakers: ledger},
+		webhooks:    &webhooks{on: cfg.Webhooks, turnOn: cfg.TurnOnWebhook, taker: ledger, now: now, log: log},
 		unsubscribe: &unsubscribe{ledger: ledger, secret: cfg.Secret, pages: pages},
 		health:      newHealth(ledger, checks, log),
 	}
@@ -140,6 +154,7 @@ func build(cfg Config, ledger Ledger, wake func(), log *slog.Logger, checks []Ch
 		"createPublication": publishing.check,
 		"putSubscriber":     checkSubscriberBody,
 		"putTopic":          checkTopicBody,
+		"createReplay":      checkReplay,
 	})
 	e := echo.New()
 	e.HTTPErrorHandler = answerProblem
@@ -154,6 +169,9 @@ type handlers struct {
 	*audience
 	*deliveries
 	*importing
+	*replaying
+	*providers
+	*webhooks
 	*unsubscribe
 	*health
 }

@@ -14,6 +14,7 @@ import (
 
 // Defines values for ProblemCode.
 const (
+	ProblemCodeBadSignature         ProblemCode = "bad_signature"
 	ProblemCodeInternal             ProblemCode = "internal"
 	ProblemCodeInvalidRequest       ProblemCode = "invalid_request"
 	ProblemCodeKeyConflict          ProblemCode = "key_conflict"
@@ -21,6 +22,7 @@ const (
 	ProblemCodeMethodNotAllowed     ProblemCode = "method_not_allowed"
 	ProblemCodeNotFound             ProblemCode = "not_found"
 	ProblemCodeRequestTimeout       ProblemCode = "request_timeout"
+	ProblemCodeStaleSignature       ProblemCode = "stale_signature"
 	ProblemCodeTooLarge             ProblemCode = "too_large"
 	ProblemCodeUnauthorized         ProblemCode = "unauthorized"
 	ProblemCodeUnavailable          ProblemCode = "unavailable"
@@ -31,6 +33,8 @@ const (
 // Valid indicates whether the value is a known member of the ProblemCode enum.
 func (e ProblemCode) Valid() bool {
 	switch e {
+	case ProblemCodeBadSignature:
+		return true
 	case ProblemCodeInternal:
 		return true
 	case ProblemCodeInvalidRequest:
@@ -44,6 +48,8 @@ func (e ProblemCode) Valid() bool {
 	case ProblemCodeNotFound:
 		return true
 	case ProblemCodeRequestTimeout:
+		return true
+	case ProblemCodeStaleSignature:
 		return true
 	case ProblemCodeTooLarge:
 		return true
@@ -95,6 +101,12 @@ type Attempt = fanfare.Attempt
 //
 // Example: {"plan":"gold"}
 type Attributes map[string]string
+
+// BreakerBody Example: {"pin":true}
+type BreakerBody struct {
+	// Pin Whether only a person changes it from then on.
+	Pin bool `json:"pin,omitempty"`
+}
 
 // Channel A way to reach a subscriber.
 //
@@ -230,6 +242,20 @@ type Problem struct {
 // Example: not_found
 type ProblemCode string
 
+// Provider defines model for Provider.
+type Provider = fanfare.Provider
+
+// ProviderList defines model for ProviderList.
+type ProviderList struct {
+	// Items The providers, by channel in the order in which they are tried.
+	Items []Provider `json:"items"`
+
+	// NextCursor The `cursor` of the next page; null on the last.
+	//
+	// Example: MDE5OWM3YTA
+	NextCursor *NextCursor `json:"next_cursor"`
+}
+
 // Publication defines model for Publication.
 type Publication = fanfare.Publication
 
@@ -288,6 +314,42 @@ type ReadinessPart struct {
 
 // RejectedLine defines model for RejectedLine.
 type RejectedLine = fanfare.RejectedLine
+
+// Replay defines model for Replay.
+type Replay = fanfare.Replay
+
+// ReplayBody Example: {"dry_run":true,"filter":{"publication":"article-123","reason":"retries_exhausted"}}
+type ReplayBody struct {
+	// DryRun Only count, and change nothing.
+	DryRun bool `json:"dry_run,omitempty"`
+
+	// Filter Which dead letters are meant: those that match all of it. At least one field must be given; `since` with an early
+	// time means all there are.
+	Filter ReplayFilter `json:"filter"`
+}
+
+// ReplayFilter Which dead letters are meant: those that match all of it. At least one field must be given; `since` with an early
+// time means all there are.
+type ReplayFilter = fanfare.ReplayFilter
+
+// ReplayID A replay's id, a UUID made by the server.
+//
+// Example: 0199c7b0-1c2d-7e3f-8a4b-5c6d7e8f9a0b
+type ReplayID = fanfare.ReplayID
+
+// ReplayList defines model for ReplayList.
+type ReplayList struct {
+	// Items Replays, newest first.
+	Items []Replay `json:"items"`
+
+	// NextCursor The `cursor` of the next page; null on the last.
+	//
+	// Example: MDE5OWM3YTA
+	NextCursor *NextCursor `json:"next_cursor"`
+}
+
+// ReplayPreview defines model for ReplayPreview.
+type ReplayPreview = fanfare.ReplayPreview
 
 // Subscriber What is not known is left out.
 type Subscriber = fanfare.Subscriber
@@ -350,16 +412,30 @@ type Totals = fanfare.Totals
 // Violation defines model for Violation.
 type Violation = fanfare.Violation
 
+// Waiting defines model for Waiting.
+type Waiting = fanfare.Waiting
+
 // Cursor Example: MDE5OWM3YTA
 type Cursor = string
 
+// IdempotencyKey Example: 3e1f3a4c-request
+type IdempotencyKey = string
+
 // Limit defines model for Limit.
 type Limit = int
+
+// ProviderPath Example: sendgrid
+type ProviderPath = string
 
 // PublicationPath A publication's id, a UUID made by the server.
 //
 // Example: 0199c7a0-1c2d-7e3f-8a4b-5c6d7e8f9a0b
 type PublicationPath = PublicationID
+
+// ReplayPath A replay's id, a UUID made by the server.
+//
+// Example: 0199c7b0-1c2d-7e3f-8a4b-5c6d7e8f9a0b
+type ReplayPath = ReplayID
 
 // SubscriberPath The publisher's own id of a subscriber.
 //
@@ -382,6 +458,9 @@ type NotFound = Problem
 
 // OnePublication defines model for OnePublication.
 type OnePublication = Publication
+
+// OneReplay defines model for OneReplay.
+type OneReplay = Replay
 
 // TooLarge An RFC 9457 problem document.
 type TooLarge = Problem
@@ -418,9 +497,9 @@ type ListPublicationsParams struct {
 
 // CreatePublicationParams defines parameters for CreatePublication.
 type CreatePublicationParams struct {
-	// IdempotencyKey A name for this request, besides the publication's own `key`. The same name with another body is refused
+	// IdempotencyKey A name for this request; for a publication, besides its own `key`. The same name with another body is refused
 	// with 422.
-	IdempotencyKey string `json:"Idempotency-Key,omitempty"`
+	IdempotencyKey IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
 // ListDeliveriesParams defines parameters for ListDeliveries.
@@ -438,14 +517,42 @@ type ListDeliveriesParams struct {
 	Limit Limit `form:"limit,omitempty" json:"limit,omitempty"`
 }
 
+// ListReplaysParams defines parameters for ListReplays.
+type ListReplaysParams struct {
+	// Cursor The `next_cursor` of the page before. Opaque, and good for the same list only.
+	Cursor Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Limit How many items at most.
+	Limit Limit `form:"limit,omitempty" json:"limit,omitempty"`
+}
+
+// CreateReplayParams defines parameters for CreateReplay.
+type CreateReplayParams struct {
+	// IdempotencyKey A name for this request; for a publication, besides its own `key`. The same name with another body is refused
+	// with 422.
+	IdempotencyKey IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// TakeEventsJSONBody defines parameters for TakeEvents.
+type TakeEventsJSONBody = []map[string]interface{}
+
 // UnsubscribeFormdataRequestBody defines body for Unsubscribe for application/x-www-form-urlencoded ContentType.
 type UnsubscribeFormdataRequestBody = OneClick
 
 // UnsubscribeMultipartRequestBody defines body for Unsubscribe for multipart/form-data ContentType.
 type UnsubscribeMultipartRequestBody = OneClick
 
+// CloseProviderJSONRequestBody defines body for CloseProvider for application/json ContentType.
+type CloseProviderJSONRequestBody = BreakerBody
+
+// OpenProviderJSONRequestBody defines body for OpenProvider for application/json ContentType.
+type OpenProviderJSONRequestBody = BreakerBody
+
 // CreatePublicationJSONRequestBody defines body for CreatePublication for application/json ContentType.
 type CreatePublicationJSONRequestBody = PublicationBody
+
+// CreateReplayJSONRequestBody defines body for CreateReplay for application/json ContentType.
+type CreateReplayJSONRequestBody = ReplayBody
 
 // PutSubscriberJSONRequestBody defines body for PutSubscriber for application/json ContentType.
 type PutSubscriberJSONRequestBody = SubscriberBody
@@ -455,6 +562,9 @@ type PutTopicJSONRequestBody = TopicBody
 
 // ImportSubscribersJSONRequestBody defines body for ImportSubscribers for application/json ContentType.
 type ImportSubscribersJSONRequestBody = ImportLine
+
+// TakeEventsJSONRequestBody defines body for TakeEvents for application/json ContentType.
+type TakeEventsJSONRequestBody = TakeEventsJSONBody
 
 // ServerInterface represents all server handlers.
 type ServerInterface interface {
@@ -476,6 +586,15 @@ type ServerInterface interface {
 	// GetDelivery Read one delivery with every attempt and event
 	// (GET /v1/deliveries/{id})
 	GetDelivery(ctx echo.Context, id string) error
+	// ListProviders List the providers and whether they may be called
+	// (GET /v1/providers)
+	ListProviders(ctx echo.Context) error
+	// CloseProvider Let calls through to a provider again
+	// (POST /v1/providers/{provider}/close)
+	CloseProvider(ctx echo.Context, provider ProviderPath) error
+	// OpenProvider Stop calling a provider
+	// (POST /v1/providers/{provider}/open)
+	OpenProvider(ctx echo.Context, provider ProviderPath) error
 	// ListPublications List publications, newest first
 	// (GET /v1/publications)
 	ListPublications(ctx echo.Context, params ListPublicationsParams) error
@@ -497,6 +616,18 @@ type ServerInterface interface {
 	// ResumePublication Let a paused publication go on
 	// (POST /v1/publications/{id}/resume)
 	ResumePublication(ctx echo.Context, id PublicationPath) error
+	// ListReplays List replays, newest first
+	// (GET /v1/replays)
+	ListReplays(ctx echo.Context, params ListReplaysParams) error
+	// CreateReplay Send dead letters again
+	// (POST /v1/replays)
+	CreateReplay(ctx echo.Context, params CreateReplayParams) error
+	// GetReplay Read a replay and how far it is
+	// (GET /v1/replays/{id})
+	GetReplay(ctx echo.Context, id ReplayPath) error
+	// CancelReplay Take up nobody else
+	// (POST /v1/replays/{id}/cancel)
+	CancelReplay(ctx echo.Context, id ReplayPath) error
 	// EraseSubscriber Erase a person and keep the books
 	// (DELETE /v1/subscribers/{id})
 	EraseSubscriber(ctx echo.Context, id SubscriberPath) error
@@ -518,6 +649,9 @@ type ServerInterface interface {
 	// Subscribe Subscribe somebody to a topic
 	// (PUT /v1/topics/{topic}/subscribers/{id})
 	Subscribe(ctx echo.Context, topic TopicPath, id SubscriberPath) error
+	// TakeEvents Take in what a provider reports
+	// (POST /webhooks/{provider})
+	TakeEvents(ctx echo.Context, provider ProviderPath) error
 }
 
 // ServerInterfaceWrapper converts echo contexts to parameters.
@@ -600,6 +734,47 @@ func (w *ServerInterfaceWrapper) GetDelivery(ctx echo.Context) error {
 	return err
 }
 
+// ListProviders converts echo context to params.
+func (w *ServerInterfaceWrapper) ListProviders(ctx echo.Context) error {
+	var err error
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.ListProviders(ctx)
+	return err
+}
+
+// CloseProvider converts echo context to params.
+func (w *ServerInterfaceWrapper) CloseProvider(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "provider" -------------
+	var provider ProviderPath
+
+	err = runtime.BindStyledParameterWithOptions("simple", "provider", ctx.Param("provider"), &provider, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter provider: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.CloseProvider(ctx, provider)
+	return err
+}
+
+// OpenProvider converts echo context to params.
+func (w *ServerInterfaceWrapper) OpenProvider(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "provider" -------------
+	var provider ProviderPath
+
+	err = runtime.BindStyledParameterWithOptions("simple", "provider", ctx.Param("provider"), &provider, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter provider: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.OpenProvider(ctx, provider)
+	return err
+}
+
 // ListPublications converts echo context to params.
 func (w *ServerInterfaceWrapper) ListPublications(ctx echo.Context) error {
 	var err error
@@ -649,7 +824,7 @@ func (w *ServerInterfaceWrapper) CreatePublication(ctx echo.Context) error {
 	headers := ctx.Request().Header
 	// ------------- Optional header parameter "Idempotency-Key" -------------
 	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
-		var IdempotencyKey string
+		var IdempotencyKey IdempotencyKey
 		n := len(valueList)
 		if n != 1 {
 			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Expected one value for Idempotency-Key, got %d", n))
@@ -775,6 +950,92 @@ func (w *ServerInterfaceWrapper) ResumePublication(ctx echo.Context) error {
 
 	// Invoke the callback with all the unmarshaled arguments
 	err = w.Handler.ResumePublication(ctx, id)
+	return err
+}
+
+// ListReplays converts echo context to params.
+func (w *ServerInterfaceWrapper) ListReplays(ctx echo.Context) error {
+	var err error
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListReplaysParams
+	// ------------- Optional query parameter "cursor" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "cursor", ctx.QueryParams(), &params.Cursor, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter cursor: %s", err))
+	}
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", ctx.QueryParams(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter limit: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.ListReplays(ctx, params)
+	return err
+}
+
+// CreateReplay converts echo context to params.
+func (w *ServerInterfaceWrapper) CreateReplay(ctx echo.Context) error {
+	var err error
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params CreateReplayParams
+
+	headers := ctx.Request().Header
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Expected one value for Idempotency-Key, got %d", n))
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter Idempotency-Key: %s", err))
+		}
+
+		params.IdempotencyKey = IdempotencyKey
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.CreateReplay(ctx, params)
+	return err
+}
+
+// GetReplay converts echo context to params.
+func (w *ServerInterfaceWrapper) GetReplay(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "id" -------------
+	var id ReplayPath
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", ctx.Param("id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter id: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.GetReplay(ctx, id)
+	return err
+}
+
+// CancelReplay converts echo context to params.
+func (w *ServerInterfaceWrapper) CancelReplay(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "id" -------------
+	var id ReplayPath
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", ctx.Param("id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter id: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.CancelReplay(ctx, id)
 	return err
 }
 
@@ -906,6 +1167,22 @@ func (w *ServerInterfaceWrapper) Subscribe(ctx echo.Context) error {
 	return err
 }
 
+// TakeEvents converts echo context to params.
+func (w *ServerInterfaceWrapper) TakeEvents(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "provider" -------------
+	var provider ProviderPath
+
+	err = runtime.BindStyledParameterWithOptions("simple", "provider", ctx.Param("provider"), &provider, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter provider: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.TakeEvents(ctx, provider)
+	return err
+}
+
 // This is a simple interface which specifies echo.Route addition functions which
 // are present on both echo.Echo and echo.Group, since we want to allow using
 // either of them for path registration
@@ -968,6 +1245,14 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 	router.POST(options.BaseURL+"/v1/publications/:id/resume", wrapper.ResumePublication, options.OperationMiddlewares["resumePublication"]...)
 	router.GET(options.BaseURL+"/v1/publications/:id/deliveries", wrapper.ListDeliveries, options.OperationMiddlewares["listDeliveries"]...)
 	router.GET(options.BaseURL+"/v1/deliveries/:id", wrapper.GetDelivery, options.OperationMiddlewares["getDelivery"]...)
+	router.GET(options.BaseURL+"/v1/replays", wrapper.ListReplays, options.OperationMiddlewares["listReplays"]...)
+	router.POST(options.BaseURL+"/v1/replays", wrapper.CreateReplay, options.OperationMiddlewares["createReplay"]...)
+	router.GET(options.BaseURL+"/v1/replays/:id", wrapper.GetReplay, options.OperationMiddlewares["getReplay"]...)
+	router.POST(options.BaseURL+"/v1/replays/:id/cancel", wrapper.CancelReplay, options.OperationMiddlewares["cancelReplay"]...)
+	router.GET(options.BaseURL+"/v1/providers", wrapper.ListProviders, options.OperationMiddlewares["listProviders"]...)
+	router.POST(options.BaseURL+"/v1/providers/:provider/open", wrapper.OpenProvider, options.OperationMiddlewares["openProvider"]...)
+	router.POST(options.BaseURL+"/v1/providers/:provider/close", wrapper.CloseProvider, options.OperationMiddlewares["closeProvider"]...)
+	router.POST(options.BaseURL+"/webhooks/:provider", wrapper.TakeEvents, options.OperationMiddlewares["takeEvents"]...)
 	router.GET(options.BaseURL+"/unsubscribe/:token", wrapper.ShowUnsubscribe, options.OperationMiddlewares["showUnsubscribe"]...)
 	router.POST(options.BaseURL+"/unsubscribe/:token", wrapper.Unsubscribe, options.OperationMiddlewares["unsubscribe"]...)
 	router.GET(options.BaseURL+"/healthz", wrapper.GetHealth, options.OperationMiddlewares["getHealth"]...)
