@@ -282,6 +282,31 @@ func (p *provider) numbers() []fanfare.SubscriberNumber {
 	return all
 }
 
+// doors plays the breaker: providers are open to calls unless they are named.
+type doors struct {
+	mu     sync.Mutex
+	shut   map[string]fanfare.Permit
+	probe  bool
+	given  int
+	taken  []fanfare.OutcomeKind // what the permits were told
+	denied int
+}
+
+func (d *doors) Permit(_ context.Context, provider string) (fanfare.Permit, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if shut, ok := d.shut[provider]; ok {
+		d.denied++
+		return shut, nil
+	}
+	d.given++
+	return fanfare.Permit{Allowed: true, Probe: d.probe, Done: func(o fanfare.Outcome) {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.taken = append(d.taken, o.Kind)
+	}}, nil
+}
+
 type renderer struct{ err error }
 
 func (r renderer) Render(topicName string, content fanfare.Content) (fanfare.Message, error) {
@@ -311,7 +336,7 @@ func newDesk(t *testing.T, book *batchBook, p *provider) *desk {
 	}
 	logger := slog.New(slog.NewTextHandler(d.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	d.Sending = &activities.Sending{
-		Planner: book, Tallier: book, Claimer: book, Settler: book, Closer: book, Reporter: book, Sender: p, Renderer: renderer{},
+		Planner: book, Tallier: book, Claimer: book, Settler: book, Closer: book, Reporter: book, Senders: []activities.Sender{p}, Breaker: &doors{}, Renderer: renderer{},
 		Links:         activities.Links{PublicURL: "https://fanfare.example", Secret: "secret"},
 		CallsInFlight: 4, Backoff: []time.Duration{time.Second, 3 * time.Second, 10 * time.Second}, Log: logger,
 	}

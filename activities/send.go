@@ -3,6 +3,7 @@ package activities
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -17,6 +18,12 @@ type Sender interface {
 	Name() string
 	MaxRecipients() int
 	Send(ctx context.Context, call fanfare.Call) fanfare.Reply
+}
+
+// Breaker says whether a provider may be called now. Whoever is allowed tells
+// the permit what the call came to, once.
+type Breaker interface {
+	Permit(ctx context.Context, provider string) (fanfare.Permit, error)
 }
 
 // Renderer makes the message of a publication.
@@ -53,7 +60,9 @@ type Sending struct {
 	Settler  Settler
 	Closer   Closer
 	Reporter Reporter
-	Sender   Sender
+	// Senders are the channel's providers, the preferred one first.
+	Senders  []Sender
+	Breaker  Breaker
 	Renderer Renderer
 	Links    Links
 	// CallsInFlight is how many calls of one batch are under way at once.
@@ -197,24 +206,84 @@ func (r *run) mayClaim(ctx context.Context, places chan<- struct{}) bool {
 	return !r.halted() && ctx.Err() == nil
 }
 
-// leased is a claim with the lease that was counted from before it.
+// route is a provider that may be called, for one call.
+type route struct {
+	Sender
+	permit fanfare.Permit
+	// tried are the providers that refused this call before.
+	tried []string
+}
+
+// limit is how many recipients the call may have: nobody knows what becomes of a
+// probe, so it takes one.
+func (t *route) limit() int {
+	if t.permit.Probe {
+		return 1
+	}
+	return t.MaxRecipients()
+}
+
+// unused gives the permit back.
+func (t *route) unused() { t.permit.Done(fanfare.Outcome{Kind: fanfare.OutcomeReleased}) }
+
+// choose returns the first provider that may be called, of those not tried; nil
+// when none may. wait is then the shortest time until one may, and why says so.
+func (r *run) choose(ctx context.Context, tried []string) (chosen *route, wait time.Duration, why string, err error) {
+	for _, sender := range r.Senders {
+		if slices.Contains(tried, sender.Name()) {
+			continue
+		}
+		permit, err := r.Breaker.Permit(ctx, sender.Name())
+		if err != nil {
+			return nil, 0, "", err
+		}
+		if permit.Allowed {
+			return &route{Sender: sender, permit: permit, tried: tried}, 0, "", nil
+		}
+		if why == "" || permit.Wait < wait {
+			wait, why = permit.Wait, permit.Why
+		}
+	}
+	return nil, wait, why, nil
+}
+
+// leased is a claim with the lease that was counted from before it, and the way
+// it goes.
 type leased struct {
 	fanfare.Claim
 	lease *fanfare.Lease
+	by    *route
 }
 
 // everyone waits for no one: the whole batch, nothing early.
 var everyone = fanfare.Range{First: 0, Last: 1<<63 - 1}
 
-// claimNext returns nil when there is nobody to send to at the moment.
+// claimNext returns nil when there is nobody to send to at the moment, or no
+// provider that may be called.
 func (r *run) claimNext(ctx context.Context) (*leased, error) {
-	won, err := r.claimDue(ctx, everyone)
+	by, wait, why, err := r.choose(ctx, nil)
+	if err != nil {
+		return nil, err
+	}
+	if by == nil {
+		r.halt(wait, why, nil)
+		return nil, nil
+	}
+	won, err := r.claimBy(ctx, by)
+	if won == nil {
+		by.unused()
+	}
+	return won, err
+}
+
+func (r *run) claimBy(ctx context.Context, by *route) (*leased, error) {
+	won, err := r.claimDue(ctx, by, everyone)
 	if won != nil || err != nil {
 		return won, err
 	}
 	for {
-		won, err := r.lease(func() (fanfare.Claim, error) {
-			return r.Claimer.ClaimNew(ctx, r.in.Ref, r.Sender.Name(), r.Sender.MaxRecipients())
+		won, err := r.lease(by, func() (fanfare.Claim, error) {
+			return r.Claimer.ClaimNew(ctx, r.in.Ref, by.Name(), by.limit())
 		})
 		if err != nil {
 			return nil, err
@@ -230,9 +299,9 @@ func (r *run) claimNext(ctx context.Context) (*leased, error) {
 }
 
 // claimDue returns nil when nobody within is due.
-func (r *run) claimDue(ctx context.Context, within fanfare.Range) (*leased, error) {
-	won, err := r.lease(func() (fanfare.Claim, error) {
-		return r.Claimer.ClaimDue(ctx, r.in.Ref, r.Sender.Name(), r.Sender.MaxRecipients(), within)
+func (r *run) claimDue(ctx context.Context, by *route, within fanfare.Range) (*leased, error) {
+	won, err := r.lease(by, func() (fanfare.Claim, error) {
+		return r.Claimer.ClaimDue(ctx, r.in.Ref, by.Name(), by.limit(), within)
 	})
 	if err != nil || len(won.Recipients) == 0 {
 		return nil, err
@@ -241,43 +310,73 @@ func (r *run) claimDue(ctx context.Context, within fanfare.Range) (*leased, erro
 }
 
 // lease reads the clock before it claims: see fanfare.Lease.
-func (r *run) lease(claim func() (fanfare.Claim, error)) (*leased, error) {
+func (r *run) lease(by *route, claim func() (fanfare.Claim, error)) (*leased, error) {
 	start := time.Now()
 	won, err := claim()
 	if err != nil {
 		return nil, err
 	}
-	return &leased{Claim: won, lease: fanfare.NewLease(won.Call, start, won.BeginWithin, won.CallWithin)}, nil
+	return &leased{Claim: won, lease: fanfare.NewLease(won.Call, start, won.BeginWithin, won.CallWithin), by: by}, nil
 }
 
-// carryOut makes the call, settles it, and tries the halves of a call that was
-// refused for somebody the provider did not name.
+// carryOut makes the call and settles it. A call that its provider refused as a
+// whole goes to the next provider, and one that was refused for somebody the
+// provider did not name is tried by halves: each is a new call that passes the
+// gate again. A call that may have been accepted goes nowhere.
 func (r *run) carryOut(ctx context.Context, l *leased) {
 	reply := r.call(ctx, l)
-	result := r.result(l, reply)
-	if err := r.settle(ctx, l, result); err != nil {
-		r.halt(0, "", err)
-		return
+	l.by.permit.Done(reply.Outcome)
+	next, err := r.failOver(ctx, l, reply)
+	if err == nil {
+		err = r.settle(ctx, l, r.result(l, reply, next != nil))
 	}
-	if reply.Split && len(l.Recipients) > 1 {
+	switch {
+	case err != nil:
+		r.halt(0, "", err)
+		if next != nil {
+			next.unused()
+		}
+	case next != nil:
+		r.carryOutBy(ctx, l.Recipients, next)
+	case reply.Split && len(l.Recipients) > 1:
 		middle := len(l.Recipients) / 2
 		r.carryOutHalf(ctx, l.Recipients[:middle])
 		r.carryOutHalf(ctx, l.Recipients[middle:])
 	}
 }
 
+// failOver returns the provider to try next, or nil. Only what was certainly not
+// accepted, and is not the recipients' fault, may be tried elsewhere.
+func (r *run) failOver(ctx context.Context, l *leased, reply fanfare.Reply) (*route, error) {
+	if reply.Outcome.Kind != fanfare.OutcomeUnavailable || len(r.Senders) == 1 {
+		return nil, nil
+	}
+	next, _, _, err := r.choose(ctx, append(slices.Clone(l.by.tried), l.by.Name()))
+	return next, err
+}
+
 func (r *run) carryOutHalf(ctx context.Context, half []fanfare.Claimed) {
 	if r.halted() {
 		return
 	}
-	won, err := r.claimDue(ctx, fanfare.Range{First: half[0].Number, Last: half[len(half)-1].Number, DueIn: splitHold})
-	if err != nil {
+	by, wait, why, err := r.choose(ctx, nil)
+	if err != nil || by == nil {
+		r.halt(wait, why, err)
+		return
+	}
+	r.carryOutBy(ctx, half, by)
+}
+
+// carryOutBy claims again what this run keeps from everyone else for a moment.
+func (r *run) carryOutBy(ctx context.Context, recipients []fanfare.Claimed, by *route) {
+	within := fanfare.Range{First: recipients[0].Number, Last: recipients[len(recipients)-1].Number, DueIn: splitHold}
+	won, err := r.claimDue(ctx, by, within)
+	if won == nil {
+		by.unused()
 		r.halt(0, "", err)
 		return
 	}
-	if won != nil {
-		r.carryOut(ctx, won)
-	}
+	r.carryOut(ctx, won)
 }
 
 func (r *run) call(ctx context.Context, l *leased) fanfare.Reply {
@@ -291,21 +390,21 @@ func (r *run) call(ctx context.Context, l *leased) fanfare.Reply {
 	}
 	ctx, cancel := context.WithDeadline(fanfare.WithLease(ctx, l.lease), l.lease.Deadline())
 	defer cancel()
-	return r.Sender.Send(ctx, call)
+	return l.by.Send(ctx, call)
 }
 
 const (
-	// splitHold keeps the halves of a refused call from being claimed as a
-	// whole again before they are tried apart.
+	// splitHold keeps the recipients of a refused call from being claimed by
+	// others before they are tried by halves, or by another provider.
 	splitHold = 5 * time.Second
 	// settleFor is how long settling is tried: as long as the call might still
 	// be settled by nobody else.
 	settleFor = 15 * time.Second
 )
 
-// result translates a reply for the ledger and remembers to leave a provider
-// alone that is away or asks for time.
-func (r *run) result(l *leased, reply fanfare.Reply) fanfare.Result {
+// result translates a reply for the ledger. Where there is no other provider it
+// remembers to leave one alone that is away or asks for time.
+func (r *run) result(l *leased, reply fanfare.Reply, failsOver bool) fanfare.Result {
 	result := fanfare.Result{Outcome: reply.Outcome, ProviderID: reply.ProviderID}
 	for i, outcome := range reply.Named {
 		if result.Named == nil {
@@ -314,13 +413,15 @@ func (r *run) result(l *leased, reply fanfare.Reply) fanfare.Result {
 		result.Named[l.Recipients[i].Number] = outcome
 	}
 	switch {
-	case reply.Split:
+	case reply.Split, failsOver:
 		result.Outcome.RetryAfter = splitHold
 	case reply.Outcome.Kind == fanfare.OutcomeThrottled, reply.Outcome.Kind == fanfare.OutcomeUnavailable:
 		if result.Outcome.RetryAfter == 0 {
 			result.Outcome.RetryAfter = r.Backoff[min(r.in.Failures, len(r.Backoff)-1)]
 		}
-		r.halt(result.Outcome.RetryAfter, string(reply.Outcome.Kind)+": "+reply.Outcome.Detail, nil)
+		if len(r.Senders) == 1 {
+			r.halt(result.Outcome.RetryAfter, string(reply.Outcome.Kind)+": "+reply.Outcome.Detail, nil)
+		}
 	}
 	return result
 }

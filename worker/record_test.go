@@ -16,10 +16,13 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	commonpb "go.temporal.io/api/common/v1"
 	enumspb "go.temporal.io/api/enums/v1"
 	historypb "go.temporal.io/api/history/v1"
 	"go.temporal.io/api/temporalproto"
+	"go.temporal.io/api/workflowservice/v1"
 	sdk "go.temporal.io/sdk/worker"
+	"go.temporal.io/sdk/workflow"
 
 	fanfare "github.com/fanfare-dev/fanfare"
 	"github.com/fanfare-dev/fanfare/activities"
@@ -53,6 +56,8 @@ func TestScenarios(t *testing.T) {
 		"retried":   retried,
 		"doubted":   doubted,
 		"dead":      dead,
+		"reset":     reset,
+		"replayed":  replayed,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -63,6 +68,12 @@ func TestScenarios(t *testing.T) {
 
 // keep replays a history, and records it if asked to.
 func (r *rig) keep(name string, history *historypb.History) {
+	r.t.Helper()
+	r.keepRun(name, history.GetEvents()[0].GetWorkflowExecutionStartedEventAttributes().GetOriginalExecutionRunId(), history)
+}
+
+// keepRun keeps the history of a run that was reset: it does not show its id.
+func (r *rig) keepRun(name, run string, history *historypb.History) {
 	r.t.Helper()
 	for _, event := range history.GetEvents() {
 		// Only where and how fast it was recorded.
@@ -85,7 +96,8 @@ func (r *rig) keep(name string, history *historypb.History) {
 	}
 	replayer := sdk.NewWorkflowReplayer()
 	worker.RegisterWorkflows(replayer)
-	require.NoError(r.t, replayer.ReplayWorkflowHistory(nil, history))
+	options := sdk.ReplayWorkflowHistoryOptions{OriginalExecution: workflow.Execution{ID: name, RunID: run}}
+	require.NoError(r.t, replayer.ReplayWorkflowHistoryWithOptions(nil, history, options))
 }
 
 // payload is a value as it stands in a history, in base64.
@@ -311,4 +323,79 @@ func dead(t *testing.T) {
 	r.keep("publish-dead", r.history(id.WorkflowID(), ""))
 	r.closes(batchID(id, 1))
 	r.keep("batch-dead", r.history(batchID(id, 1), ""))
+}
+
+// died publishes to people whom the provider tells "later" until they are dead.
+func died(t *testing.T) (*rig, fanfare.PublicationID) {
+	t.Helper()
+	later := fanfare.Outcome{Kind: fanfare.OutcomeThrottled, Code: "429", RetryAfter: 50 * time.Millisecond}
+	r := newRig(t, setup{batchSize: 5, readers: 5, sender: replies(later, later), ledger: func(c *ledger.Config) {
+		c.Ladder = []time.Duration{50 * time.Millisecond}
+	}})
+	id := r.publish()
+	p := r.finishes(id)
+	require.Equal(t, fanfare.CompletedWithFailures, p.State)
+	require.Equal(t, fanfare.Totals{Intended: 5, Dead: 5}, p.Totals)
+	r.closes(batchID(id, 1))
+	return r, id
+}
+
+// completes waits until the publication, which had failures, has none any more.
+func (r *rig) completes(id fanfare.PublicationID) {
+	r.t.Helper()
+	r.eventually(func() bool { return r.publication(id).State == fanfare.Completed }, "the publication completes")
+	require.EqualValues(r.t, 5, r.finishes(id).Totals.Sent)
+}
+
+// reset resets a batch that ended with dead letters, from each kind of point.
+func reset(t *testing.T) {
+	for name, event := range map[string]func(*historypb.History) int64{
+		"from the first task": func(h *historypb.History) int64 { return completedTasks(h)[0] },
+		"from the last task":  func(h *historypb.History) int64 { tasks := completedTasks(h); return tasks[len(tasks)-1] },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r, id := died(t)
+			answer, err := r.ResetWorkflowExecution(t.Context(), &workflowservice.ResetWorkflowExecutionRequest{
+				Namespace: r.namespace, WorkflowExecution: &commonpb.WorkflowExecution{WorkflowId: batchID(id, 1)},
+				Reason: "the provider is back", WorkflowTaskFinishEventId: event(r.history(batchID(id, 1), "")), RequestId: name,
+			})
+			require.NoError(t, err)
+			r.completes(id)
+			r.closes(batchID(id, 1))
+			run := answer.GetRunId()
+			if name == "from the last task" {
+				r.keepRun("batch-reset", run, r.history(batchID(id, 1), run))
+				r.keep("publish-reopened", r.history(id.WorkflowID(), ""))
+			}
+			again, _, err := r.Reopen(t.Context(), fanfare.BatchRef{Publication: id, Channel: fanfare.Email, N: 1}, run)
+			require.NoError(t, err)
+			require.Zero(t, again, "a run takes dead letters back once")
+		})
+	}
+}
+
+func completedTasks(h *historypb.History) (ids []int64) {
+	for _, event := range h.GetEvents() {
+		if event.GetEventType() == enumspb.EVENT_TYPE_WORKFLOW_TASK_COMPLETED {
+			ids = append(ids, event.GetEventId())
+		}
+	}
+	return ids
+}
+
+// replayed sends dead letters again by filter.
+func replayed(t *testing.T) {
+	r, id := died(t)
+	replay, err := r.AcceptReplay(t.Context(), fanfare.ReplayFilter{Publication: string(id)}, "")
+	require.NoError(t, err)
+	require.EqualValues(t, 5, replay.Count)
+	require.NoError(t, r.Wake(t.Context()))
+	r.completes(id)
+	r.closes(replay.ID.WorkflowID())
+	done, err := r.Replay(t.Context(), replay.ID)
+	require.NoError(t, err)
+	require.Equal(t, fanfare.ReplayCompleted, done.State)
+	require.Equal(t, fanfare.Totals{Intended: 5, Sent: 5}, done.Totals)
+	r.keep("replay", r.history(replay.ID.WorkflowID(), ""))
 }

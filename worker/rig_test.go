@@ -71,6 +71,13 @@ var accepted = fanfare.Reply{Outcome: fanfare.Outcome{Kind: fanfare.OutcomeAccep
 
 func acceptAll(fanfare.Call) fanfare.Reply { return accepted }
 
+// noBreaker lets every call through.
+type noBreaker struct{}
+
+func (noBreaker) Permit(context.Context, string) (fanfare.Permit, error) {
+	return fanfare.Permit{Allowed: true, Done: func(fanfare.Outcome) {}}, nil
+}
+
 type renderer struct{}
 
 func (renderer) Render(_ string, content fanfare.Content) (fanfare.Message, error) {
@@ -86,7 +93,7 @@ func newRig(t *testing.T, s setup) *rig {
 		s.address = localtest.Temporal(t)
 	}
 	cfg := ledger.Config{
-		Channels: []fanfare.Channel{fanfare.Email}, Expires: 24 * time.Hour, DoubtDeadline: time.Minute,
+		Channels: []fanfare.Channel{fanfare.Email}, Expires: 24 * time.Hour, DoubtDeadline: time.Minute, Ladder: []time.Duration{time.Second, time.Second},
 		DoubtPolicy: map[fanfare.Channel]ledger.Policy{fanfare.Email: ledger.Hold},
 	}
 	if s.ledger != nil {
@@ -106,7 +113,7 @@ func newRig(t *testing.T, s setup) *rig {
 	r.subscribe(s.readers)
 	r.config = worker.Config{
 		Ledger: l, Temporal: r.Client, Renderer: renderer{}, LookUps: s.lookUps, BatchSize: s.batchSize, Log: quiet,
-		Senders: map[fanfare.Channel]activities.Sender{fanfare.Email: s.sender}, Backoff: []time.Duration{200 * time.Millisecond},
+		Senders: map[fanfare.Channel][]activities.Sender{fanfare.Email: {s.sender}}, Breaker: noBreaker{}, Backoff: []time.Duration{200 * time.Millisecond},
 		Links: activities.Links{PublicURL: "https://fanfare.example", Secret: "secret"},
 	}
 	r.stop = r.run()

@@ -29,8 +29,10 @@ type Config struct {
 	Ledger   *ledger.Ledger
 	Temporal client.Client
 	Renderer activities.Renderer
-	// Senders are the providers of the channels this worker serves.
-	Senders map[fanfare.Channel]activities.Sender
+	// Senders are the providers of the channels this worker serves, the preferred
+	// one first, and Breaker says which of them may be called.
+	Senders map[fanfare.Channel][]activities.Sender
+	Breaker activities.Breaker
 	// LookUps are the providers that can be asked about a call in doubt, by name.
 	LookUps   map[string]activities.LookUp
 	Links     activities.Links
@@ -110,10 +112,10 @@ func newWorkers(cfg Config, fatal func(error)) []sdk.Worker {
 	workers := []sdk.Worker{main}
 	options.DisableWorkflowWorker = true
 	options.MaxConcurrentActivityExecutionSize = sendsAtOnce
-	for channel, sender := range cfg.Senders {
+	for channel, senders := range cfg.Senders {
 		for _, class := range []fanfare.Class{fanfare.Bulk, fanfare.Transactional} {
 			lane := sdk.New(cfg.Temporal, workflows.SendQueue(channel, class), options)
-			lane.RegisterActivity(sending(cfg, sender))
+			lane.RegisterActivity(sending(cfg, senders))
 			workers = append(workers, lane)
 		}
 	}
@@ -143,10 +145,10 @@ func register(w sdk.Worker, cfg Config) {
 	w.RegisterActivity(&activities.Reconciling{Doubter: cfg.Ledger, Settler: cfg.Ledger, LookUps: cfg.LookUps, Log: cfg.Log})
 }
 
-func sending(cfg Config, sender activities.Sender) *activities.Sending {
+func sending(cfg Config, senders []activities.Sender) *activities.Sending {
 	return &activities.Sending{
 		Planner: cfg.Ledger, Tallier: cfg.Ledger, Claimer: cfg.Ledger, Settler: cfg.Ledger, Closer: cfg.Ledger, Reporter: cfg.Ledger,
-		Sender: sender, Renderer: cfg.Renderer, Links: cfg.Links, CallsInFlight: callsInFlight, Backoff: cfg.Backoff, Log: cfg.Log,
+		Senders: senders, Breaker: cfg.Breaker, Renderer: cfg.Renderer, Links: cfg.Links, CallsInFlight: callsInFlight, Backoff: cfg.Backoff, Log: cfg.Log,
 	}
 }
 

@@ -41,12 +41,11 @@ func Batch(ctx workflow.Context, in BatchInput) (BatchResult, error) {
 			return BatchResult{}, err
 		}
 		if result.Tally.Done() {
-			if again, err := b.reopen(ctx, result.Tally); err != nil {
-				return BatchResult{}, err
-			} else if again {
-				continue
+			ended, again, err := b.end(ctx, result.Tally)
+			if err != nil || !again {
+				return ended, err
 			}
-			return b.end(ctx, result.Tally)
+			continue
 		}
 		if result.Tally.AllClaimed {
 			b.report(ctx, false)
@@ -70,23 +69,6 @@ type batch struct {
 	// was reset it is another one.
 	run string
 	why string // a reopening was refused
-}
-
-// reopen takes the dead deliveries back when somebody reset this workflow, from
-// whatever point: that is what a reset of a failed batch asks for.
-func (b *batch) reopen(ctx workflow.Context, tally fanfare.BatchTally) (again bool, err error) {
-	this := workflow.GetInfo(ctx).WorkflowExecution.RunID
-	if tally.Totals.Dead == 0 || b.run == this {
-		return false, nil
-	}
-	var a *activities.Replaying
-	var result activities.ReopenResult
-	options := workflow.WithActivityOptions(ctx, ledgerOptions("take back dead letters, after a reset"))
-	if err := workflow.ExecuteActivity(options, a.Reopen, activities.ReopenInput{Ref: b.Batch.BatchRef, Run: this}).Get(ctx, &result); err != nil {
-		return false, err
-	}
-	b.run, b.why, b.Reported, b.Failures = result.Run, result.Why, false, 0
-	return true, b.show(ctx, batchSending, fmt.Sprintf("was reset: %d dead letters are sent again", result.Reopened))
 }
 
 func (b *batch) send(ctx workflow.Context) (activities.SendResult, error) {
@@ -169,15 +151,16 @@ func (b *batch) wait(ctx workflow.Context, r activities.SendResult) error {
 	return nil
 }
 
-// end reports, and fails when somebody is dead, so that operators see it.
-func (b *batch) end(ctx workflow.Context, tally fanfare.BatchTally) (BatchResult, error) {
-	result := BatchResult{Totals: tally.Totals}
+// end reports, and fails when somebody is dead, so that operators see it. again
+// is true when the batch was reset and goes on.
+func (b *batch) end(ctx workflow.Context, tally fanfare.BatchTally) (result BatchResult, again bool, err error) {
+	result.Totals = tally.Totals
 	if tally.Totals.Sent+tally.Totals.Delivered < tally.Totals.Intended {
 		var a *activities.Sending
 		options := ledgerOptions("name who was not sent to")
 		options.TaskQueue = SendQueue(b.Batch.Channel, b.Class)
 		if err := workflow.ExecuteActivity(workflow.WithActivityOptions(ctx, options), a.Problems, b.Batch.BatchRef).Get(ctx, &result.Problems); err != nil {
-			return result, err
+			return result, false, err
 		}
 	}
 	state := batchDone
@@ -185,13 +168,34 @@ func (b *batch) end(ctx workflow.Context, tally fanfare.BatchTally) (BatchResult
 		state = batchFailed
 	}
 	if err := b.show(ctx, state, "has ended"); err != nil {
-		return result, err
+		return result, false, err
 	}
 	b.report(ctx, true)
-	if tally.Totals.Dead > 0 {
-		return result, deadLetters(b.Batch.Publication, result, b.why)
+	if tally.Totals.Dead == 0 {
+		return result, false, nil
 	}
-	return result, nil
+	if again, err := b.reopen(ctx); err != nil || again {
+		return result, again, err
+	}
+	return result, false, deadLetters(b.Batch.Publication, result, b.why)
+}
+
+// reopen takes the dead deliveries back when somebody reset this workflow: that
+// is what a reset of a failed batch asks for. It stands behind everything that the end of
+// a batch does, so that a reset works from every point of a history.
+func (b *batch) reopen(ctx workflow.Context) (again bool, err error) {
+	this := workflow.GetInfo(ctx).WorkflowExecution.RunID
+	if b.run == this {
+		return false, nil
+	}
+	var a *activities.Replaying
+	var result activities.ReopenResult
+	options := ledgerOptions("take back dead letters, after a reset")
+	if err := workflow.ExecuteActivity(workflow.WithActivityOptions(ctx, options), a.Reopen, activities.ReopenInput{Ref: b.Batch.BatchRef, Run: this}).Get(ctx, &result); err != nil {
+		return false, err
+	}
+	b.run, b.why, b.Reported, b.Failures = result.Run, result.Why, false, 0
+	return true, b.show(ctx, batchSending, fmt.Sprintf("was reset: %d dead letters are sent again", result.Reopened))
 }
 
 // show keeps the Web UI current. Search attributes are written only when the

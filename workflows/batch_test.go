@@ -36,6 +36,10 @@ type batchStage struct {
 	reconciled int  // reconcilers started
 	asked      int  // times that a reconciler at work was told of more
 	named      int  // runs of the activity that names problems
+
+	// reopened are the runs that took dead letters back, and why says that none may be.
+	reopened []string
+	why      string
 }
 
 var theBatch = batchRef(fanfare.Email, 7)
@@ -48,6 +52,7 @@ func newBatchStage(t *testing.T, send func(n int, in activities.SendInput) activ
 	b.RegisterWorkflow(workflows.Batch)
 	b.RegisterWorkflowWithOptions(b.reconcile, workflow.RegisterOptions{Name: "Reconcile"})
 	b.RegisterActivity(&sendActivities{b})
+	b.RegisterActivity(&replayActivities{b})
 	b.OnSignalExternalWorkflow(mock.Anything, publicationID.WorkflowID(), "", "batch", mock.Anything).Return(
 		func(_, _, _, _ string, arg any) error {
 			payloads, err := converter.GetDefaultDataConverter().ToPayloads(arg)
@@ -99,6 +104,14 @@ func (a *sendActivities) Send(_ context.Context, in activities.SendInput) (activ
 	b.sends = append(b.sends, in)
 	b.ages = append(b.ages, b.Now().Sub(b.begun))
 	return b.send(len(b.sends), in), nil
+}
+
+type replayActivities struct{ stage *batchStage }
+
+func (a *replayActivities) Reopen(_ context.Context, in activities.ReopenInput) (activities.ReopenResult, error) {
+	require.Equal(a.stage.t, theBatch, in.Ref)
+	a.stage.reopened = append(a.stage.reopened, in.Run)
+	return activities.ReopenResult{Run: in.Run, Reopened: 3, Why: a.stage.why}, nil
 }
 
 func (a *sendActivities) Problems(_ context.Context, ref fanfare.BatchRef) (fanfare.BatchProblems, error) {
@@ -300,11 +313,46 @@ func TestBatchWithDeadLettersFails(t *testing.T) {
 	require.ErrorAs(t, err, &failure)
 	require.Equal(t, workflows.ErrorTypeDeadLetters, failure.Type())
 	require.True(t, failure.NonRetryable())
-	require.Equal(t, "3 of 10 deliveries are dead (3 dead doubt_held, 1 failed sendgrid:400, 1 skipped no_address)", failure.Message())
+	require.Equal(t, "3 of 10 deliveries are dead (3 dead doubt_held, 1 failed sendgrid:400, 1 skipped no_address); "+
+		"when the cause is gone, reset this workflow or run: fanfare replay --publication "+string(publicationID), failure.Message())
 	var result workflows.BatchResult
 	require.NoError(t, failure.Details(&result))
 	require.Equal(t, workflows.BatchResult{Totals: ended.Totals, Problems: b.problems}, result)
-	require.Equal(t, []report{{Ref: theBatch, Done: true}}, b.reports, "its publication is told all the same")
+	require.Contains(t, b.reports, report{Ref: theBatch, Done: true}, "its publication is told all the same")
+}
+
+// The test environment knows no original run: to a batch every run looks as if
+// it had been reset. Those that were not are in the worker's tests, with a real server.
+func TestABatchThatWasResetTakesItsDeadLettersBackOnce(t *testing.T) {
+	t.Parallel()
+	b := newBatchStage(t, func(n int, _ activities.SendInput) activities.SendResult {
+		if n == 2 {
+			return activities.SendResult{Tally: allSent}
+		}
+		return activities.SendResult{Tally: tally(fanfare.Totals{Sent: 7, Dead: 3})}
+	})
+	result, err := b.execute()
+	require.NoError(t, err)
+	require.Equal(t, []string{"default-test-run-id"}, b.reopened)
+	require.EqualValues(t, 10, result.Totals.Sent)
+
+	b = newBatchStage(t, func(int, activities.SendInput) activities.SendResult {
+		return activities.SendResult{Tally: tally(fanfare.Totals{Sent: 7, Dead: 3})}
+	})
+	_, err = b.execute()
+	require.ErrorContains(t, err, "3 of 10 deliveries are dead")
+	require.Len(t, b.reopened, 1, "once for each run: whoever is dead again stays so")
+	require.Len(t, b.sends, 2)
+}
+
+func TestABatchThatMayNotBeSentAgainSaysSo(t *testing.T) {
+	t.Parallel()
+	b := newBatchStage(t, func(int, activities.SendInput) activities.SendResult {
+		return activities.SendResult{Tally: tally(fanfare.Totals{Sent: 7, Dead: 3})}
+	})
+	b.why = "the publication was cancelled"
+	_, err := b.execute()
+	require.ErrorContains(t, err, "they are not sent again: the publication was cancelled")
 }
 
 func TestBatchWithSkippedOrFailedSucceedsAndNamesThem(t *testing.T) {

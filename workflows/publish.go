@@ -194,8 +194,7 @@ func (p *publishing) sendUntilNews(ctx workflow.Context) error {
 	selector.AddReceive(p.reports, func(c workflow.ReceiveChannel, _ bool) {
 		var r batchReport
 		c.Receive(ctx, &r)
-		// One that was done before was opened again since: the ledger knows.
-		news = !p.report(r) && r.Done || news
+		p.report(r)
 	})
 	wasDone := p.allDone()
 	for !news {
@@ -281,10 +280,10 @@ func startBatch(ctx workflow.Context, b fanfare.Batch, class fanfare.Class, topi
 
 // report moves a batch from the window to the waiting ones, or to done. A
 // report that comes twice, or after the ledger said so, changes nothing.
-func (p *publishing) report(r batchReport) (news bool) {
+func (p *publishing) report(r batchReport) {
 	lane, ok := p.Lanes[r.Ref.Channel]
 	if !ok {
-		return false
+		return
 	}
 	inWindow, waiting := slices.Index(lane.Window, r.Ref.N), slices.Index(lane.Waiting, r.Ref.N)
 	if inWindow >= 0 {
@@ -299,7 +298,6 @@ func (p *publishing) report(r batchReport) (news bool) {
 	if r.Done && (inWindow >= 0 || waiting >= 0) {
 		lane.Done++
 	}
-	return inWindow >= 0 || waiting >= 0
 }
 
 // rewind hands out anew what the ledger says is left, after all batches were

@@ -15,6 +15,7 @@ import (
 	historypb "go.temporal.io/api/history/v1"
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/worker"
+	"go.temporal.io/sdk/workflow"
 
 	"github.com/fanfare-dev/fanfare/workflows"
 )
@@ -52,6 +53,13 @@ func scenarios() map[string]func(recorded) bool {
 		"batch-dead": func(h recorded) bool {
 			return h.ends(enumspb.EVENT_TYPE_WORKFLOW_EXECUTION_FAILED) && h.says("deliveries are dead")
 		},
+		"batch-reset": func(h recorded) bool {
+			return h.runs("Reopen") == 1 && h.ends(enumspb.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED)
+		},
+		"publish-reopened": func(h recorded) bool { return h.ends(enumspb.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED) },
+		"replay": func(h recorded) bool {
+			return h.runs("Take") > 0 && h.says(`"state":"completed"`) && h.ends(enumspb.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED)
+		},
 		"reconcile": func(h recorded) bool { return h.runs("Reconcile") > 1 },
 	}
 }
@@ -71,7 +79,10 @@ func TestReplay(t *testing.T) {
 			replayer.RegisterWorkflow(workflows.Publish)
 			replayer.RegisterWorkflow(workflows.Batch)
 			replayer.RegisterWorkflow(workflows.Reconcile)
-			require.NoError(t, replayer.ReplayWorkflowHistoryFromJSONFile(nil, file))
+			replayer.RegisterWorkflow(workflows.Replay)
+			h := readRecorded(t, file)
+			options := worker.ReplayWorkflowHistoryOptions{OriginalExecution: workflow.Execution{ID: "recorded", RunID: h.run()}}
+			require.NoError(t, replayer.ReplayWorkflowHistoryWithOptions(nil, h.History, options))
 		})
 	}
 }
@@ -108,6 +119,18 @@ func readRecorded(t *testing.T, file string) recorded {
 		h.text += string(value) + "\n"
 	}
 	return h
+}
+
+// reopening is what a batch asks for when it was reset; the run that asks is the
+// one whose history it is.
+var reopening = regexp.MustCompile(`"run":"([0-9a-f-]{36})"`)
+
+// run is the id of the run: a history shows only the one it began as.
+func (h recorded) run() string {
+	if asked := reopening.FindAllStringSubmatch(h.text, -1); asked != nil {
+		return asked[len(asked)-1][1]
+	}
+	return h.GetEvents()[0].GetWorkflowExecutionStartedEventAttributes().GetOriginalExecutionRunId()
 }
 
 func (h recorded) says(text string) bool { return strings.Contains(h.text, text) }
