@@ -30,7 +30,7 @@ WITH dead AS (
   SELECT a.publication_id, a.channel, a.batch, a.subscriber_number, d.reason, d.code, CASE
     WHEN p.state = 'cancelled' THEN 'cancelled'
     WHEN p.request ? 'expires_at' AND p.expires_at <= clock_timestamp() THEN 'expired'
-    WHEN d.reason = 'doubt_held' AND $5 = '' THEN 'doubt_held'
+    WHEN d.reason = 'doubt_held' AND $5::text = '' THEN 'doubt_held'
     WHEN EXISTS (SELECT FROM replay_deliveries r WHERE r.publication_id = a.publication_id AND r.channel = a.channel
       AND r.subscriber_number = a.subscriber_number AND r.taken_at IS NULL) THEN 'replaying'
   END AS why
@@ -38,9 +38,9 @@ WITH dead AS (
   CROSS JOIN LATERAL (
     SELECT d.reason, d.code, d.changed_at FROM deliveries d
     WHERE d.publication_id = a.publication_id AND d.channel = a.channel AND d.subscriber_number = a.subscriber_number AND d.state = 'dead' OFFSET 0) d
-  WHERE a.state = 'dead' AND ($1::uuid IS NULL OR a.publication_id = $1::uuid) AND ($2 = '' OR t.topic = $2)
-    AND ($3 = '' OR a.channel::text = $3) AND ($4 = '' OR d.code = $4) AND ($5 = '' OR d.reason = $5)
-    AND ($6::timestamptz IS NULL OR d.changed_at >= $6) AND ($7::timestamptz IS NULL OR d.changed_at < $7)
+  WHERE a.state = 'dead' AND ($1::uuid IS NULL OR a.publication_id = $1::uuid) AND ($2::text = '' OR t.topic = $2::text)
+    AND ($3::text = '' OR a.channel::text = $3::text) AND ($4::text = '' OR d.code = $4::text) AND ($5::text = '' OR d.reason = $5::text)
+    AND ($6::timestamptz IS NULL OR d.changed_at >= $6::timestamptz) AND ($7::timestamptz IS NULL OR d.changed_at < $7::timestamptz)
 )`
 
 // filterArgs are the parameters of deadLettersSQL.
@@ -156,8 +156,8 @@ func (l *Ledger) AcceptReplay(ctx context.Context, f fanfare.ReplayFilter, idemp
 			return err
 		}
 		if _, err := tx.Exec(ctx, `
-			UPDATE replays SET count = $2, state = CASE WHEN $2 = 0 THEN 'completed' ELSE state END,
-			  finished_at = CASE WHEN $2 = 0 THEN clock_timestamp() END WHERE replay_id = $1`, id, tag.RowsAffected()); err != nil {
+			UPDATE replays SET count = $2::bigint, state = CASE WHEN $2::bigint = 0 THEN 'completed' ELSE state END,
+			  finished_at = CASE WHEN $2::bigint = 0 THEN clock_timestamp() END WHERE replay_id = $1`, id, tag.RowsAffected()); err != nil {
 			return err
 		}
 		_, err = tx.Exec(ctx, `INSERT INTO outbox (replay_id, kind) SELECT $1, 'replay' WHERE $2::bigint > 0`, id, tag.RowsAffected())
