@@ -44,6 +44,7 @@ func TestTheLedgerDoesWhatTheModelDoes(t *testing.T) {
 			"stop":      m.stop,
 			"close":     m.close,
 			"finish":    m.finish,
+			"reopen":    m.reopen,
 		})
 	})
 	require.Equal(t, runs, w.balanced().Checked)
@@ -78,6 +79,7 @@ type model struct {
 	calls    []modelCall
 	stopped  bool
 	finished bool
+	reopened int // times
 }
 
 func newModel(w *world, run int) *model {
@@ -312,6 +314,26 @@ func (m *model) finish(t *rapid.T) {
 	})
 	m.finished = m.finished || over
 	require.Equal(t, m.finished, p.FinishedAt != nil)
+}
+
+// reopen takes the dead back, as a run that was reset does.
+func (m *model) reopen(*rapid.T) {
+	m.reopened++
+	n, why, err := m.w.Reopen(m.w.t.Context(), m.ref, fmt.Sprint("run-", m.reopened))
+	require.NoError(m.w.t, err)
+	require.Empty(m.w.t, why)
+	back := 0
+	for i := range m.people {
+		p := &m.people[i]
+		if p.state == "dead" && p.reason != "doubt_held" {
+			p.state, p.reason, p.attempts = "pending", "", 0
+			back++
+		}
+	}
+	require.EqualValues(m.w.t, back, n)
+	if back > 0 { // it runs again
+		m.stopped, m.finished = false, false
+	}
 }
 
 // agree compares every recipient, the totals and the doubts.
