@@ -7,11 +7,13 @@ import (
 	"log/slog"
 	"net/http"
 	"slices"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	fanfare "github.com/fanfare-dev/fanfare"
 	"github.com/fanfare-dev/fanfare/activities"
+	"github.com/fanfare-dev/fanfare/breaker"
 	"github.com/fanfare-dev/fanfare/ledger"
 	"github.com/fanfare-dev/fanfare/providers/sendgrid"
 	"github.com/fanfare-dev/fanfare/render"
@@ -90,12 +92,31 @@ func (a *app) work(ctx context.Context, s workerSettings, channels []string, bat
 	cfg.Ledger, cfg.Temporal, cfg.Renderer, cfg.Log = books, temporal, render.NewEmail(), log
 	cfg.Links = activities.Links{PublicURL: s.publicURL(), Secret: s.Secret}
 	cfg.Backoff, cfg.BatchSize = s.RetryFast, batchSize
+	if cfg.Breaker, err = startBreaker(ctx, books, cfg.Senders, s.RetryFast, log); err != nil {
+		return stopped(err)
+	}
 	log.Info("worker works", "channels", s.channels())
 	if err := worker.Run(ctx, cfg); err != nil {
 		return fmt.Errorf("%w\nStart the worker again; what it held is taken over", err)
 	}
 	log.Info("worker has stopped, and settled what was under way")
 	return nil
+}
+
+// startBreaker makes the providers known, and keeps knowing which may be called.
+func startBreaker(ctx context.Context, books *ledger.Ledger, senders map[fanfare.Channel][]activities.Sender, cooldown []time.Duration, log *slog.Logger) (*breaker.Breaker, error) {
+	var providers []fanfare.Provider
+	for channel, list := range senders {
+		for _, sender := range list {
+			providers = append(providers, fanfare.Provider{Name: sender.Name(), Channel: channel})
+		}
+	}
+	if err := books.RegisterProviders(ctx, providers); err != nil {
+		return nil, err
+	}
+	b := breaker.New(books, cooldown, log)
+	go b.Run(ctx)
+	return b, nil
 }
 
 // stopped makes nothing of being told to stop.
@@ -109,7 +130,7 @@ func stopped(err error) error {
 // providers are the senders of the channels asked for, or of all that have
 // credentials. A new provider is one more entry here.
 func (s workerSettings) providers(asked []string, hc *http.Client, log *slog.Logger) (worker.Config, error) {
-	cfg := worker.Config{Senders: map[fanfare.Channel]activities.Sender{}, LookUps: map[string]activities.LookUp{}}
+	cfg := worker.Config{Senders: map[fanfare.Channel][]activities.Sender{}, LookUps: map[string]activities.LookUp{}}
 	on := s.channels()
 	for _, name := range asked {
 		if !slices.Contains(on, fanfare.Channel(name)) {
@@ -128,7 +149,7 @@ func (s workerSettings) providers(asked []string, hc *http.Client, log *slog.Log
 		if err != nil {
 			return cfg, err
 		}
-		cfg.Senders[fanfare.Email], cfg.LookUps[email.Name()] = email, email
+		cfg.Senders[fanfare.Email], cfg.LookUps[email.Name()] = []activities.Sender{email}, email
 	}
 	return cfg, nil
 }
