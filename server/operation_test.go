@@ -34,6 +34,8 @@ func TestEveryErrorIsAProblem(t *testing.T) {
 		{&fanfare.ConflictError{Key: "k", ID: "p", Fields: []string{"topic"}}, 409, api.ProblemCodeKeyConflict, false},
 		{fanfare.ErrWrongState, 409, api.ProblemCodeWrongState, false},
 		{fanfare.ErrKeyReused, 422, api.ProblemCodeKeyReused, false},
+		{fanfare.ErrBadSignature, 401, api.ProblemCodeBadSignature, false},
+		{fanfare.ErrStaleSignature, 401, api.ProblemCodeStaleSignature, false},
 		{fanfare.ErrUnavailable, 503, api.ProblemCodeUnavailable, true},
 		{errors.Join(fanfare.ErrUnavailable, errors.New("dial tcp 10.0.0.7:5432")), 503, api.ProblemCodeUnavailable, true},
 		{context.DeadlineExceeded, 503, api.ProblemCodeUnavailable, true},

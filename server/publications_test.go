@@ -233,6 +233,26 @@ func TestReadPublication(t *testing.T) {
 	}
 }
 
+func TestReadWhatAPublicationWaitsFor(t *testing.T) {
+	t.Parallel()
+	r := start(t)
+	id := publish(t, r, "article-1")
+	require.NotContains(t, string(r.send(t, http.MethodGet, "/v1/publications/"+string(id), "").body), "waiting_for")
+	waits := []fanfare.Waiting{
+		{Kind: fanfare.WaitingProvider, Provider: "sendgrid", Since: &testNow, Until: &testNow, Count: 3, Sentence: "sendgrid is not called"},
+		{Kind: fanfare.WaitingThrottle, Provider: "sendgrid"},
+		{Kind: fanfare.WaitingDoubt, Count: 1},
+		{Kind: fanfare.WaitingRetry},
+	}
+	r.ledger.set(func() { r.ledger.publications[0].WaitingFor = waits })
+	var one fanfare.Publication
+	r.send(t, http.MethodGet, "/v1/publications/"+string(id), "").into(t, &one)
+	require.Equal(t, waits, one.WaitingFor)
+	var list api.PublicationList
+	r.send(t, http.MethodGet, "/v1/publications", "").into(t, &list)
+	require.Equal(t, waits, list.Items[0].WaitingFor)
+}
+
 func TestCancelPauseResume(t *testing.T) {
 	t.Parallel()
 	r := start(t)

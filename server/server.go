@@ -77,12 +77,17 @@ type Ledger interface {
 	Topics
 	Subscribers
 	Importer
+	Aftermath
+	Unsubscriber
+	Pinger
+}
+
+// Aftermath is what the ledger does after the sending, and where that went wrong.
+type Aftermath interface {
 	Replayer
 	ReplayReader
 	Breakers
 	EventTaker
-	Unsubscriber
-	Pinger
 }
 
 // Server answers HTTP requests. Make one with New.
