@@ -141,5 +141,5 @@ func (l *Ledger) addBooks(ctx context.Context, p *fanfare.Publication, audience 
 		eta := time.Now().Add(time.Duration(float64(p.Totals.Unfinished()) / p.RatePerSecond * float64(time.Second))).UTC().Truncate(time.Second)
 		p.ETA = &eta
 	}
-	return nil
+	return l.addWaiting(ctx, p)
 }
