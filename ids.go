@@ -69,6 +69,9 @@ func ValidPublicationID(s string) bool { return uuidText.MatchString(s) }
 // ValidReplayID reports whether s has the form of a replay's id, a lower-case UUID too.
 func ValidReplayID(s string) bool { return uuidText.MatchString(s) }
 
+// ValidCallID reports whether s has the form of a call's id, a lower-case UUID too.
+func ValidCallID(s string) bool { return uuidText.MatchString(s) }
+
 // WorkflowID is the id of the workflow that publishes: the same publication
 // can therefore have only one open run.
 func (p PublicationID) WorkflowID() string { return "publish/" + string(p) }

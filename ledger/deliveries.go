@@ -113,7 +113,7 @@ func (l *Ledger) deliveriesOf(ctx context.Context, q fanfare.DeliveryQuery, c fa
 	})
 }
 
-// Delivery reads one delivery with every attempt. A member of the audience who
+// Delivery reads one delivery with every attempt and event. A member of the audience who
 // was not claimed yet is pending; anyone else is fanfare.ErrNotFound.
 func (l *Ledger) Delivery(ctx context.Context, id fanfare.DeliveryID) (fanfare.Delivery, error) {
 	d := fanfare.Delivery{ID: id.String(), Publication: id.Publication, Channel: id.Channel, Events: []fanfare.Event{}}
@@ -151,5 +151,14 @@ func (l *Ledger) Delivery(ctx context.Context, id fanfare.DeliveryID) (fanfare.D
 		a.Code = strings.TrimSuffix(a.Code, ":")
 		return a, err
 	})
+	if err != nil {
+		return d, failed("read delivery "+d.ID, err)
+	}
+	rows, err = l.pool.Query(ctx, `
+		SELECT type, at FROM events WHERE publication_id = $1 AND subscriber_number = $2 AND channel = $3 ORDER BY at, type`, id.Publication, id.Number, id.Channel)
+	if err != nil {
+		return d, failed("read delivery "+d.ID, err)
+	}
+	d.Events, err = pgx.AppendRows(d.Events, rows, pgx.RowToStructByPos[fanfare.Event])
 	return d, failed("read delivery "+d.ID, err)
 }

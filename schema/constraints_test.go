@@ -78,6 +78,15 @@ var wrong = []struct{ constraint, sql string }{
 	{"delivery_attempts_are_not_negative", row(`'sent', gen_random_uuid(), NULL, NULL, NULL, -1, 0`)},
 	{"attention_is_for_what_waits_or_went_wrong", `INSERT INTO attention (publication_id, channel, state, subscriber_number, batch) VALUES ($1, 'email', 'sent', 1, 1)`},
 	{"doubt_deadline_follows_the_call", `INSERT INTO doubts (publication_id, call_id, channel, provider, call_ended_at, deadline, look_at) VALUES ($1, $1, 'email', 's', now(), now() - interval '1 s', now())`},
+	{"inbox_event_names_a_whole_delivery_or_none", inboxEvent(`sha256(''), 'email', NULL, NULL, NULL`)},
+	{"inbox_event_names_a_whole_delivery_or_none", inboxEvent(`sha256(''), 'email', 1, NULL, NULL`, `NULL`)},
+	{"inbox_event_digest_is_a_sha256", inboxEvent(`'', 'email', 1, NULL, NULL`)},
+	{"inbox_event_codes_are_short", inboxEvent(`sha256(''), 'email', 1, repeat('ñ', 101), NULL`)},
+	{"inbox_event_codes_are_short", inboxEvent(`sha256(''), 'email', 1, NULL, repeat('a', 201)`)},
+	{"event_digest_is_a_sha256", `INSERT INTO events SELECT $1, 1, 'email', 'opened', now(), now(), NULL, '', 's'`},
+	{"event_code_is_short", `INSERT INTO events SELECT $1, 1, 'email', 'bounced', now(), now(), NULL, sha256(''), 's', repeat('a', 201)`},
+	{"stray_event_digest_is_a_sha256", `INSERT INTO stray_events SELECT '', 's', 'opened', now(), now(), 'names no delivery' WHERE $1::uuid IS NOT NULL`},
+	{"stray_event_names_no_delivery_or_an_unknown_one", `INSERT INTO stray_events SELECT sha256(''), 's', 'opened', now(), now(), '' WHERE $1::uuid IS NOT NULL`},
 	{"outbox_kind_is_known", `INSERT INTO outbox (publication_id, kind) VALUES ($1, 'stop')`},
 
 	{"provider_name_is_1_to_100_plain_characters", provider(`'send grid', 'closed', false, NULL, '{}', 0, 0, false, ''`)},
@@ -102,6 +111,13 @@ var wrong = []struct{ constraint, sql string }{
 func call(values string) string {
 	return `INSERT INTO calls (publication_id, call_id, channel, batch, provider, claimed_at, begin_by, call_until, ended_at, outcome, first_number, last_number, size)
 		SELECT $1, gen_random_uuid(), 'email', 1, 's', ` + values
+}
+
+// inboxEvent writes an event with digest, channel, subscriber_number, code,
+// provider_id and, when it is not the publication's, publication_id.
+func inboxEvent(values string, publication ...string) string {
+	return `INSERT INTO event_inbox (provider, type, at, permanent, digest, channel, subscriber_number, code, provider_id, publication_id)
+		SELECT 's', 'bounced', now(), false, ` + values + `, ` + append(publication, `$1::uuid`)[0] + ` WHERE $1::uuid IS NOT NULL`
 }
 
 // row writes a delivery with state, call_id, due_at, reason, code, attempts, resends.
