@@ -268,6 +268,24 @@ func TestStatus(t *testing.T) {
 	require.Contains(t, got.err, `"article-1" is not a publication's id`)
 }
 
+func TestStatusSaysWhyItIsNotFinished(t *testing.T) {
+	t.Parallel()
+	p := publication(fanfare.Running, fanfare.Totals{Intended: 100, Pending: 90, Sent: 8, Dead: 2})
+	p.WaitingFor = []fanfare.Waiting{
+		{Kind: fanfare.WaitingProvider, Provider: "sendgrid", Count: 90, Sentence: "sendgrid is not called until 12:00:35."},
+		{Kind: fanfare.WaitingRetry, Count: 3, Sentence: "3 wait for their next attempt."},
+	}
+	cancelled := publication(fanfare.Cancelled, fanfare.Totals{Intended: 100, Sent: 98, Dead: 2})
+	s := newStub(t, map[string][]answer{"GET /v1/publications/" + someID: {{http.StatusOK, p}, {http.StatusOK, p}, {http.StatusOK, cancelled}}})
+	got := command(t, s.environ(), "", "status", someID)
+	require.Equal(t, 0, got.code, got.err)
+	require.Contains(t, got.out, "\nIt is not finished because:\n  sendgrid is not called until 12:00:35.\n  3 wait for their next attempt.\n")
+	require.Contains(t, got.out, "\n2 were given up and kept. This says why, and what sending them again would do:\n\n  fanfare replay --publication "+someID+" --dry-run\n")
+	require.Empty(t, cmp.Diff(p, fromJSON[fanfare.Publication](t, command(t, s.environ(), "", "status", someID, "--json"))))
+	require.NotContains(t, command(t, s.environ(), "", "status", someID).out, "fanfare replay", "what is cancelled is never sent again")
+	require.Equal(t, "waiting for sendgrid", doing(p))
+}
+
 func TestWhenTheAPIDoesNotAnswerAsItShould(t *testing.T) {
 	t.Parallel()
 	ask := func(environ map[string]string) result { return command(t, environ, "", "status", someID) }

@@ -27,8 +27,32 @@ func count(n int64, of string) string {
 	return number(n) + " " + of
 }
 
+// are writes "1 was" or "12 were".
+func are(n int64) string {
+	if n == 1 {
+		return "1 was"
+	}
+	return number(n) + " were"
+}
+
 // clock writes a time as people at this machine read it.
 func clock(t time.Time) string { return t.Local().Format("2006-01-02 15:04:05 MST") }
+
+// span writes how long something lasts, as precisely as people want to know.
+func span(d time.Duration) string {
+	precision := time.Second
+	switch {
+	case d >= 48*time.Hour:
+		return number(int64(d.Hours()/24)) + " days"
+	case d >= time.Hour:
+		precision = time.Minute
+	}
+	text := d.Round(precision).String()
+	if strings.HasSuffix(text, "m0s") {
+		text = strings.TrimSuffix(text, "0s")
+	}
+	return text
+}
 
 // table is printed with its columns aligned: to the left, or to the right where
 // they hold numbers.
@@ -83,7 +107,24 @@ func printPublication(w io.Writer, p fanfare.Publication) error {
 	printCounts(w, "Skipped: ", p.SkippedByReason)
 	printCounts(w, "Failed:  ", p.FailedByCode)
 	printLinks(w, p.Links)
+	printWaits(w, p)
 	return nil
+}
+
+// printWaits prints why a publication is not finished, and what to do about dead
+// letters.
+func printWaits(w io.Writer, p fanfare.Publication) {
+	if len(p.WaitingFor) > 0 {
+		fmt.Fprintln(w, "\nIt is not finished because:")
+	}
+	for _, wait := range p.WaitingFor {
+		fmt.Fprintln(w, "  "+wait.Sentence)
+	}
+	if p.Totals.Dead == 0 || p.State == fanfare.Cancelled { // what is cancelled is never sent again
+		return
+	}
+	fmt.Fprintf(w, "\n%s given up and kept. This says why, and what sending them again would do:\n\n  %s --dry-run\n",
+		are(p.Totals.Dead), replayLine(fanfare.ReplayFilter{Publication: string(p.ID)}))
 }
 
 // tally has a row for each channel and a column for each state that somebody is in;

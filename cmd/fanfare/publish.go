@@ -15,14 +15,14 @@ import (
 	"github.com/fanfare-dev/fanfare/server/api"
 )
 
-// The exit codes of a publication that was watched to its end.
+// The exit codes of a publication or replay that was watched to its end.
 const (
 	exitWithFailures = 3
 	exitStopped      = 4 // cancelled or expired
 )
 
 const (
-	// lookEvery is how often a publication that is watched is read.
+	// lookEvery is how often what is watched is read.
 	lookEvery = 300 * time.Millisecond
 	// lookFor is how long a server that is away is waited for: a restart takes seconds.
 	lookFor = 2 * time.Minute
@@ -166,31 +166,44 @@ func howItEnded(state fanfare.PublicationState) error {
 	}
 }
 
-// watch shows a publication's progress until its last delivery came to its end. A
-// server that is away for a while is waited for.
+// watch shows a publication's progress until its last delivery came to its end.
 func watch(ctx context.Context, c *apiClient, id fanfare.PublicationID, intended int64, on *screen) (fanfare.Publication, error) {
 	bar := newProgress(on, "sending", "recipients", intended)
 	defer bar.end()
+	var p fanfare.Publication
+	err := follow(ctx, bar, func() (bool, error) {
+		now, err := readPublication(ctx, c, id)
+		if err != nil {
+			return false, err
+		}
+		p = now
+		bar.reach(p.Totals.Intended-p.Totals.Unfinished(), doing(p))
+		return p.FinishedAt != nil, nil
+	})
+	return p, err
+}
+
+// follow looks again and again until something has ended. A server that is away for
+// a while is waited for.
+func follow(ctx context.Context, bar *progress, look func() (ended bool, err error)) error {
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
 	answered := time.Now()
 	for {
-		p, err := readPublication(ctx, c, id)
+		ended, err := look()
 		switch {
+		case ended:
+			return nil
 		case err == nil:
 			answered = time.Now()
-			bar.reach(p.Totals.Intended-p.Totals.Unfinished(), doing(p))
-			if p.FinishedAt != nil {
-				return p, nil
-			}
 		case !temporary(err) || time.Since(answered) > lookFor:
-			return p, err
+			return err
 		default:
 			bar.reach(bar.at, "waiting for the API")
 		}
 		select {
 		case <-ctx.Done():
-			return p, ctx.Err()
+			return ctx.Err()
 		case <-tick.C:
 		}
 	}
@@ -200,6 +213,8 @@ func watch(ctx context.Context, c *apiClient, id fanfare.PublicationID, intended
 func doing(p fanfare.Publication) string {
 	t := p.Totals
 	switch {
+	case p.State == fanfare.Running && len(p.WaitingFor) > 0 && p.WaitingFor[0].Provider != "":
+		return "waiting for " + p.WaitingFor[0].Provider
 	case p.State == fanfare.Running && t.InDoubt > 0 && t.Pending+t.Sending == 0:
 		return "asking the provider"
 	case p.State == fanfare.Running || p.FinishedAt != nil:

@@ -88,7 +88,7 @@ Settings come from the environment; what it does not give is taken from the file
 "env" that ` + "`fanfare dev`" + ` leaves in its data folder.
 
 Exit codes: 0 done, 1 failed, 2 wrong arguments or settings;
-` + "`publish --watch`" + ` also 3 completed with failures, 4 cancelled or expired.`,
+` + "`publish --watch` and `replay --watch`" + ` also 3 completed with failures, 4 cancelled or expired.`,
 		SilenceUsage: true, SilenceErrors: true,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
@@ -107,7 +107,7 @@ Exit codes: 0 done, 1 failed, 2 wrong arguments or settings;
 	}
 	add("run", a.devCommand(), a.serverCommand(), a.workerCommand(), a.sandboxCommand())
 	add("use", a.importCommand(), a.publishCommand(), a.statusCommand())
-	add("operate", a.migrateCommand(), a.verifyCommand(), a.recoverCommand(), a.benchCommand())
+	add("operate", a.migrateCommand(), a.verifyCommand(), a.replayCommand(), a.providersCommand(), a.recoverCommand(), a.benchCommand())
 	return root
 }
 

@@ -14,7 +14,8 @@ func (a *app) statusCommand() *cobra.Command {
 		Use:   "status ID",
 		Short: "Show where a publication stands",
 		Long: `Shows where the publication with this id stands: how many recipients were sent to,
-skipped and failed, and why. "fanfare publish" prints the id.`,
+skipped and failed, and why; what it waits for; and what to do about those that
+were given up. "fanfare publish" prints the id.`,
 		Example: "  fanfare status 0199c7a0-1c2d-7e3f-8a4b-5c6d7e8f9a0b",
 		Args:    cobra.ExactArgs(1),
 		RunE: does(func(cmd *cobra.Command, args []string) error {

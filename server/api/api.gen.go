@@ -247,7 +247,7 @@ type Provider = fanfare.Provider
 
 // ProviderList defines model for ProviderList.
 type ProviderList struct {
-	// Items The providers, by channel in the order in which they are tried.
+	// Items The providers, by channel and name.
 	Items []Provider `json:"items"`
 
 	// NextCursor The `cursor` of the next page; null on the last.
