@@ -1,5 +1,6 @@
 // Package worker registers workflows and activities with Temporal and runs
-// them, together with the relay, the sweep and the making of partitions.
+// them, together with the relay, the sweep, the making of partitions and the
+// applying of providers' events.
 //
 // It wires and decides nothing. It promises that a stopping worker finishes and
 // settles the calls that are under way, and begins no other.
@@ -79,6 +80,7 @@ func Run(ctx context.Context, cfg Config) error {
 	go relay.New(cfg.Ledger, cfg.Temporal, cfg.Log).Run(ctx)
 	go relay.SweepForEver(ctx, cfg.Ledger, cfg.Temporal, cfg.Log)
 	go makePartitions(ctx, cfg.Ledger, cfg.Log)
+	go ApplyEvents(ctx, cfg.Ledger, cfg.Log)
 	<-ctx.Done()
 	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) {
 		return cause
