@@ -14,9 +14,6 @@ import (
 )
 
 const (
-	// defaultThrottle is the wait when SendGrid says "too many requests" and not
-	// until when; its limits count by the minute or less.
-	defaultThrottle = time.Minute
 	// maxWait bounds what a header can ask for: a publication's time is a day.
 	maxWait = 24 * time.Hour
 )
@@ -49,7 +46,7 @@ func judge(answer *rest.Response, unread error, to []fanfare.Recipient) fanfare.
 	case http.StatusNotFound, http.StatusMethodNotAllowed:
 		return say(fanfare.OutcomeUnavailable, "SendGrid has no mail/send at this address: check SENDGRID_BASE_URL")
 	case http.StatusTooManyRequests:
-		out.RetryAfter = retryAfter(header, time.Now(), defaultThrottle)
+		out.RetryAfter = retryAfter(header, time.Now(), 0)
 		return say(fanfare.OutcomeThrottled, "SendGrid asks to send more slowly")
 	case http.StatusServiceUnavailable:
 		out.RetryAfter = retryAfter(header, time.Now(), 0)
