@@ -93,7 +93,8 @@ func TestFaultsOverHTTP(t *testing.T) {
 	t.Parallel()
 	s := start(t, sandbox.Config{})
 	set := `{"seed": 7, "rules": [{"channel": "email", "rate": 1, "action": "status", "status": 503, "retry_after": 2}, {"every": 2, "action": "latency", "delay": "1s"}],
-		"down": {"twilio": "close"}, "pace": 333.5, "reject": ["@gone.example"], "logs": {"mode": "off", "status": 404, "lag": "1m30s"}}`
+		"down": {"twilio": "close"}, "pace": 333.5, "reject": ["@gone.example"], "logs": {"mode": "off", "status": 404, "lag": "1m30s"},
+		"webhooks": {"hold": true, "delay": "2s", "early": 0.1, "duplicate": 0.2, "new_ids": true, "forged": 0.3, "stale": 1}}`
 	require.Equal(t, http.StatusOK, s.call(http.MethodPut, "/sandbox/faults", set).status)
 	require.Equal(t, http.StatusServiceUnavailable, s.send(mail(1)).status)
 	var got sandbox.Faults

@@ -3,6 +3,7 @@ package sandbox_test
 import (
 	"context"
 	"encoding/json"
+	"math"
 	"net/http"
 	"strconv"
 	"testing"
@@ -45,6 +46,20 @@ func TestStatusFault(t *testing.T) {
 	require.Equal(t, int64(2), stats.FaultsApplied)
 	require.Equal(t, "call-1", s.Calls(0, 1)[0].ID)
 	require.Equal(t, "status", s.Calls(0, 1)[0].Fault)
+}
+
+func TestAnyStatusUntilItIsLifted(t *testing.T) {
+	t.Parallel()
+	s := start(t, sandbox.Config{})
+	for _, status := range []int{401, 403, 429, 500, 503} {
+		require.NoError(t, s.SetFaults(always(sandbox.Fault{Action: sandbox.ActionStatus, Status: status})))
+		for range 2 {
+			require.Equal(t, status, s.send(mail(1)).status)
+		}
+	}
+	require.NoError(t, s.SetFaults(sandbox.Faults{}))
+	require.Equal(t, http.StatusAccepted, s.send(mail(1)).status)
+	require.Equal(t, int64(1), s.Stats().Messages)
 }
 
 func TestFaultsWithoutAnAnswer(t *testing.T) {
@@ -232,11 +247,13 @@ func TestFaultsThatMakeNoSense(t *testing.T) {
 			{Every: 1, Action: sandbox.ActionHang, RetryAfter: -1},
 		},
 		Down: map[string]string{"sendgrid": "maybe"}, Pace: -1, Reject: []string{""},
-		Logs: sandbox.LogFaults{Mode: "odd", Status: 200, Lag: -1},
+		Logs:     sandbox.LogFaults{Mode: "odd", Status: 200, RetryAfter: -1, Lag: -1},
+		Webhooks: sandbox.WebhookFaults{Delay: -1, Early: 1.5, Duplicate: -1, Forged: math.NaN(), Stale: 2},
 	})
 	for _, field := range []string{
 		"rules.0.action", "rules.1.rate, every, next", "rules.2.rate, every, next", "rules.3.rate, every, next", "rules.4.status",
-		"rules.5.status", "rules.6.delay", "rules.7.retry_after, rate_limit_reset", "down.sendgrid", "pace", "reject", "logs.mode", "logs.status", "logs.lag",
+		"rules.5.status", "rules.6.delay", "rules.7.retry_after, rate_limit_reset", "down.sendgrid", "pace", "reject", "logs.mode", "logs.status", "logs.retry_after", "logs.lag",
+		"webhooks.delay", "webhooks.early", "webhooks.duplicate", "webhooks.forged", "webhooks.stale",
 	} {
 		require.ErrorContains(t, err, field+":")
 	}

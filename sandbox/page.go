@@ -49,6 +49,7 @@ func (s *Sandbox) showList(w http.ResponseWriter, r *http.Request) {
 	mail, next := s.store.find(contains, before, perPage)
 	s.show(w, http.StatusOK, "list.html", map[string]any{
 		"Stats": s.Stats(), "Mail": mail, "Next": next, "Search": search, "First": before == newest,
+		"Webhook": s.config.Webhook.URL,
 	})
 }
 

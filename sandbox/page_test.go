@@ -35,6 +35,7 @@ func TestListPage(t *testing.T) {
 	t.Parallel()
 	s := start(t, sandbox.Config{})
 	require.Contains(t, s.page("/"), "No mail yet")
+	require.Contains(t, s.page("/"), "Webhooks are off")
 	s.send(mail(120))
 	first := s.page("/")
 	require.Len(t, links(first), 50)
@@ -58,6 +59,14 @@ func TestListPage(t *testing.T) {
 	require.Contains(t, s.page("/?q="+url.QueryEscape("<script>")), "&lt;script&gt;")
 	require.Equal(t, http.StatusBadRequest, s.call(http.MethodGet, "/?cursor=x", nil).status)
 	require.Equal(t, http.StatusNotFound, s.call(http.MethodGet, "/elsewhere", nil).status)
+}
+
+func TestListPageTellsOfWebhooks(t *testing.T) {
+	t.Parallel()
+	s := start(t, sandbox.Config{Webhook: sandbox.Webhook{URL: "http://fanfare.example/webhooks/sendgrid"}})
+	s.send(mail(2))
+	require.Contains(t, s.page("/"), "Webhooks to http://fanfare.example/webhooks/sendgrid: 4 events, 0 taken, 4 waiting.")
+	require.NotContains(t, s.page("/"), "Webhooks are off")
 }
 
 func TestMailPage(t *testing.T) {

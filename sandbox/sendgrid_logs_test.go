@@ -150,11 +150,15 @@ func TestLogFaults(t *testing.T) {
 		403: {Mode: sandbox.LogsOff},
 		404: {Mode: sandbox.LogsOff, Status: 404},
 		500: {Mode: sandbox.LogsFailing},
+		429: {Mode: sandbox.LogsFailing, Status: 429, RetryAfter: 3},
 	} {
 		require.NoError(t, s.SetFaults(sandbox.Faults{Logs: faults}))
 		search, one := both()
 		require.Equal(t, want, search)
 		require.Equal(t, want, one)
+		if faults.RetryAfter > 0 {
+			require.Equal(t, "3", s.call(http.MethodPost, "/v3/logs", object{}).header.Get("Retry-After"))
+		}
 	}
 	require.NoError(t, s.SetFaults(sandbox.Faults{Logs: sandbox.LogFaults{Lag: sandbox.Duration(time.Hour)}}))
 	require.Empty(t, s.search(object{}).Messages)

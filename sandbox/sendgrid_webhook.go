@@ -224,13 +224,13 @@ func (w *webhook) send(ctx context.Context, events []event, count *WebhookStats)
 	w.mislead(ctx, events, count)
 	body := render(events, w.faults.webhooks().NewIDs)
 	stamp := unixSeconds(time.Now())
-	status, err := w.post(ctx, body, stamp, w.sign(stamp, body))
+	err := w.post(ctx, body, stamp, w.sign(stamp, body))
 	now, n := time.Now(), int64(len(events))
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	count.Posts++
 	count.Posted += n
-	if taken(status) {
+	if err == nil {
 		count.Accepted += n
 		count.Waiting -= n
 		w.refusing = false
@@ -239,7 +239,7 @@ func (w *webhook) send(ctx context.Context, events []event, count *WebhookStats)
 	count.Refused += n
 	if !w.refusing && ctx.Err() == nil {
 		w.refusing = true
-		w.log.Warn("the target of the webhooks does not take events; they are posted again until it does", "url", w.URL, "status", status, "error", err)
+		w.log.Warn("the target of the webhooks does not take events; they are posted again until it does", "url", w.URL, "error", err)
 	}
 	if count != w.count {
 		return // the sandbox was reset meanwhile
@@ -251,11 +251,11 @@ func (w *webhook) send(ctx context.Context, events []event, count *WebhookStats)
 	}
 }
 
-// post makes one request and gives the status answered, 0 for none.
-func (w *webhook) post(ctx context.Context, body []byte, timestamp, signature string) (status int, err error) {
+// post makes one request. Whatever is not answered with a 2xx is an error.
+func (w *webhook) post(ctx context.Context, body []byte, timestamp, signature string) error {
 	r, err := http.NewRequestWithContext(ctx, http.MethodPost, w.URL, bytes.NewReader(body)) //nolint:gosec // whoever starts the sandbox says where its events go
 	if err != nil {
-		return 0, fmt.Errorf("post events: %w", err)
+		return fmt.Errorf("post events: %w", err)
 	}
 	r.Header.Set("Content-Type", "application/json")
 	r.Header.Set("User-Agent", "SendGrid Event API")
@@ -265,11 +265,14 @@ func (w *webhook) post(ctx context.Context, body []byte, timestamp, signature st
 	}
 	answer, err := w.client.Do(r) //nolint:gosec // the same
 	if err != nil {
-		return 0, fmt.Errorf("post events: %w", err)
+		return fmt.Errorf("post events: %w", err)
 	}
 	defer answer.Body.Close()
 	_, _ = io.CopyN(io.Discard, answer.Body, 64<<10) // so that the connection can be used again
-	return answer.StatusCode, nil
+	if answer.StatusCode < 200 || answer.StatusCode > 299 {
+		return fmt.Errorf("post events: answered with %s", answer.Status)
+	}
+	return nil
 }
 
 func (w *webhook) sign(timestamp string, body []byte) string { return sign(w.Key, timestamp, body) }
@@ -282,8 +285,6 @@ func sign(key *ecdsa.PrivateKey, timestamp string, body []byte) string {
 	signature, _ := ecdsa.SignASN1(rand.Reader, key, hash.Sum(nil)) // a key on P-256 always signs
 	return base64.StdEncoding.EncodeToString(signature)
 }
-
-func taken(status int) bool { return status >= 200 && status <= 299 }
 
 func unixSeconds(t time.Time) string { return strconv.FormatInt(t.Unix(), 10) }
 

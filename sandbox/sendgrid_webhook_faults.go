@@ -100,22 +100,26 @@ func (w *webhook) mislead(ctx context.Context, events []event, count *WebhookSta
 		believed := w.forge(ctx, events)
 		w.tally(func() {
 			count.Forged += n
-			count.ForgedAccepted += believed * n
+			if believed {
+				count.ForgedAccepted += n
+			}
 		})
 	}
 	if w.faults.chance(faults.Stale) {
 		body := render(falsified(events), false)
 		stamp := unixSeconds(time.Now().Add(-staleBy))
-		status, _ := w.post(ctx, body, stamp, w.sign(stamp, body))
+		believed := w.post(ctx, body, stamp, w.sign(stamp, body)) == nil
 		w.tally(func() {
 			count.Stale += n
-			count.StaleAccepted += one(taken(status)) * n
+			if believed {
+				count.StaleAccepted += n
+			}
 		})
 	}
 }
 
 // forge posts what nobody with the key has signed and says whether it was believed.
-func (w *webhook) forge(ctx context.Context, events []event) int64 {
+func (w *webhook) forge(ctx context.Context, events []event) bool {
 	body := render(falsified(events), false)
 	stamp := unixSeconds(time.Now())
 	var kind int
@@ -132,19 +136,11 @@ func (w *webhook) forge(ctx context.Context, events []event) int64 {
 	case 2:
 		signature = "bm90IGEgc2lnbmF0dXJl"
 	}
-	status, _ := w.post(ctx, body, stamp, signature)
-	return one(taken(status))
+	return w.post(ctx, body, stamp, signature) == nil
 }
 
 func (w *webhook) tally(change func()) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	change()
-}
-
-func one(yes bool) int64 {
-	if yes {
-		return 1
-	}
-	return 0
 }
