@@ -50,12 +50,14 @@ func (l *Ledger) RegisterProviders(ctx context.Context, list []fanfare.Provider)
 	return failed("register providers", err)
 }
 
-// Providers lists every provider ever registered, by channel and name.
+// Providers lists every provider ever registered, by channel and name, for
+// people. It counts all events that named no delivery.
 func (l *Ledger) Providers(ctx context.Context) ([]fanfare.Provider, error) {
 	rows, err := l.pool.Query(ctx, `
 		SELECT provider, channel, state, pinned, since, probe_at,
-		  CASE WHEN throttled_until > clock_timestamp() THEN throttled_until END, account, reason, 0
-		FROM providers ORDER BY channel, provider`)
+		  CASE WHEN throttled_until > clock_timestamp() THEN throttled_until END, account, reason, COALESCE(s.unknown, 0)
+		FROM providers LEFT JOIN (SELECT provider, count(*) AS unknown FROM stray_events GROUP BY 1) s USING (provider)
+		ORDER BY channel, provider`)
 	if err != nil {
 		return nil, failed("list providers", err)
 	}

@@ -104,6 +104,15 @@ func TestAProviderNobodyRegisteredIsNotFound(t *testing.T) {
 	require.False(t, granted)
 }
 
+func TestProvidersSayHowManyEventsNamedNoDelivery(t *testing.T) {
+	t.Parallel()
+	w := registered(t)
+	w.exec(`
+		INSERT INTO stray_events (digest, provider, type, at, received_at, why)
+		SELECT sha256(n::text::bytea), CASE WHEN n < 4 THEN 'sendgrid' ELSE 'another' END, 'opened', now(), now(), 'names no delivery' FROM generate_series(1, 5) n`)
+	require.EqualValues(t, 3, w.provider().UnknownEvents)
+}
+
 func TestTwoWorkersThatTripAtOnceOpenOnce(t *testing.T) {
 	t.Parallel()
 	w := registered(t)
