@@ -71,6 +71,7 @@ type (
 		LinkSettings
 		SendGridSettings
 		RetryFast []time.Duration `env:"FANFARE_RETRY_FAST" envDefault:"1s,3s,10s,30s,2m"`
+		RetrySlow []time.Duration `env:"FANFARE_RETRY_SLOW" envDefault:"10m,30m,1h"`
 	}
 	clientSettings struct {
 		APIURL string         `env:"FANFARE_API_URL" envDefault:"http://127.0.0.1:8080"`
@@ -182,6 +183,9 @@ func (s workerSettings) check(r report) {
 	s.checkSender(r)
 	if slices.ContainsFunc(s.RetryFast, func(d time.Duration) bool { return d <= 0 }) {
 		r("FANFARE_RETRY_FAST", "must hold only durations above zero, such as 1s,10s,2m")
+	}
+	if slices.ContainsFunc(s.RetrySlow, func(d time.Duration) bool { return d <= 0 }) {
+		r("FANFARE_RETRY_SLOW", "must hold only durations above zero, such as 10m,30m,1h")
 	}
 }
 

@@ -73,7 +73,7 @@ func (a *app) work(ctx context.Context, s workerSettings, channels []string, bat
 	if err != nil {
 		return err
 	}
-	books, err := ledger.Open(ctx, string(s.DatabaseURL), workerConns, s.ledgerConfig(s.channels()))
+	books, err := ledger.Open(ctx, string(s.DatabaseURL), workerConns, s.ledgerConfig())
 	if err != nil {
 		return err
 	}
@@ -101,6 +101,13 @@ func (a *app) work(ctx context.Context, s workerSettings, channels []string, bat
 	}
 	log.Info("worker has stopped, and settled what was under way")
 	return nil
+}
+
+// ledgerConfig adds the ladder, which only those need who settle.
+func (s workerSettings) ledgerConfig() ledger.Config {
+	cfg := s.LedgerSettings.ledgerConfig(s.channels())
+	cfg.Ladder = slices.Concat(s.RetryFast, s.RetrySlow)
+	return cfg
 }
 
 // startBreaker makes the providers known, and keeps knowing which may be called.
