@@ -72,9 +72,11 @@ type Breaker struct {
 	log      *slog.Logger
 
 	// reading is held from before the rows are read until they are taken over:
-	// an older reading never overwrites a newer one.
-	reading sync.Mutex
-	unread  bool // the last reading failed; under reading
+	// an older reading never overwrites a newer one. A channel, because whoever
+	// waits for it has a deadline.
+	reading  chan struct{}
+	failure  error // of the last reading; under reading, as is failedAt
+	failedAt time.Time
 
 	mu        sync.Mutex
 	providers map[string]*provider
@@ -84,7 +86,7 @@ type Breaker struct {
 // breaker's opening and its first probe: the first after the first opening, the next
 // when its probes failed, and so on; the last repeats. It needs at least one.
 func New(store Store, cooldown []time.Duration, log *slog.Logger) *Breaker {
-	return &Breaker{store: store, cooldown: cooldown, log: log, providers: map[string]*provider{}}
+	return &Breaker{store: store, cooldown: cooldown, log: log, reading: make(chan struct{}, 1), providers: map[string]*provider{}}
 }
 
 // Run reads the rows every second until ctx ends, and writes what could not be
@@ -264,19 +266,36 @@ func (b *Breaker) knows(name string) bool {
 // read takes over where all providers stand. It logs what changed, and the
 // first of several failures in a row.
 func (b *Breaker) read(ctx context.Context) error {
-	b.reading.Lock()
-	defer b.reading.Unlock()
+	asked := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, readWithin)
 	defer cancel()
+	select {
+	case b.reading <- struct{}{}:
+		defer func() { <-b.reading }()
+	case <-ctx.Done():
+		return fmt.Errorf("read breakers, behind a reading that hangs: %w", errors.Join(fanfare.ErrUnavailable, ctx.Err()))
+	}
+	// Those who wait behind a reading that fails do not each try it again.
+	if b.failedAt.After(asked) {
+		return b.failure
+	}
 	rows, err := b.store.Breakers(ctx)
-	if err != nil {
-		if !b.unread && !errors.Is(err, context.Canceled) {
+	switch {
+	case errors.Is(err, context.Canceled): // nobody else's business
+		return err
+	case err != nil:
+		if b.failure == nil {
 			b.log.Warn("breakers cannot be read, going by what is known", "error", err)
-			b.unread = true
 		}
+		b.failure, b.failedAt = err, time.Now()
 		return err
 	}
-	b.unread = false
+	b.failure, b.failedAt = nil, time.Time{}
+	b.learn(rows)
+	return nil
+}
+
+func (b *Breaker) learn(rows []fanfare.Breaker) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	// Taken behind the reading: a worker's waits end a moment late and never early.
@@ -291,7 +310,6 @@ func (b *Breaker) read(ctx context.Context) error {
 			b.report(row)
 		}
 	}
-	return nil
 }
 
 // report logs a change. Nobody reads everything: what asks for a person is an

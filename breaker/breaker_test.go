@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"context"
 	"log/slog"
+	"math/rand/v2"
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -65,7 +67,12 @@ func (w *world) open() *ledger.Ledger {
 // worker is the breaker of another worker process.
 func (w *world) worker() *worker {
 	w.t.Helper()
-	b := breaker.New(w.open(), rest, slog.New(slog.NewTextHandler(&w.log, nil)))
+	return w.workerWith(rest)
+}
+
+func (w *world) workerWith(cooldown []time.Duration) *worker {
+	w.t.Helper()
+	b := breaker.New(w.open(), cooldown, slog.New(slog.NewTextHandler(&w.log, nil)))
 	ctx, stop := context.WithCancel(w.t.Context())
 	var running sync.WaitGroup
 	running.Go(func() { b.Run(ctx) })
@@ -306,7 +313,7 @@ func TestAProbeThatIsNotMadeGoesToAnother(t *testing.T) {
 	first := a.probe()
 	a.probe()
 	a.probe()
-	require.Equal(t, time.Second, b.refusedSoon().Wait)
+	require.Eventually(t, func() bool { return b.refused().Wait == time.Second }, soon, 10*time.Millisecond)
 	first.Done(released)
 	b.probe().Done(accepted)
 	require.Equal(t, fanfare.BreakerHalfOpen, w.provider().State)
@@ -546,6 +553,108 @@ func TestWhatCannotBeWrittenIsWrittenLater(t *testing.T) {
 	require.NoError(t, tx.Rollback(t.Context()))
 	b.refusedSoon()
 	require.Equal(t, 1, w.openings())
+}
+
+func TestAReadingThatHangsHoldsNobodyUpForLong(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	tx, err := w.db.Begin(t.Context())
+	require.NoError(t, err)
+	_, err = tx.Exec(t.Context(), `LOCK TABLE providers IN ACCESS EXCLUSIVE MODE`)
+	require.NoError(t, err)
+	b := breaker.New(w.open(), rest, slog.New(slog.NewTextHandler(&w.log, nil)))
+	before := time.Now()
+	var asking sync.WaitGroup
+	errs := make([]error, 10)
+	for i := range errs {
+		asking.Go(func() { _, errs[i] = b.Permit(t.Context(), "sendgrid") })
+	}
+	asking.Wait()
+	for _, err := range errs {
+		require.ErrorIs(t, err, fanfare.ErrUnavailable)
+	}
+	require.Less(t, time.Since(before), 9*time.Second, "they wait for the same one")
+
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err = b.Permit(ctx, "sendgrid")
+	require.ErrorIs(t, err, context.Canceled)
+	require.NoError(t, tx.Rollback(t.Context()))
+	p, err := b.Permit(t.Context(), "sendgrid")
+	require.NoError(t, err)
+	require.True(t, p.Allowed)
+}
+
+// Several workers call, all at once, a provider that comes and goes. Whatever
+// they do, no more than three of them probe it at a time, no write is refused, and in the
+// end calls flow.
+func TestAStormOfCallsKeepsTheRules(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	const people, calls = 4, 400
+	workers := make([]*worker, 3)
+	for i := range workers {
+		workers[i] = w.workerWith([]time.Duration{time.Millisecond, 20 * time.Millisecond})
+	}
+	var made atomic.Int64
+	var mu sync.Mutex
+	var probing, most int
+	answer := func(random *rand.Rand) fanfare.Outcome {
+		switch n := made.Add(1); {
+		case n/150%2 == 0 && random.IntN(10) > 0: // mostly there for a while, then mostly away
+			return accepted
+		case random.IntN(5) == 0:
+			return released
+		case random.IntN(50) == 0:
+			return fanfare.Outcome{Kind: fanfare.OutcomeThrottled, RetryAfter: time.Millisecond}
+		}
+		return unavailable
+	}
+	var storm sync.WaitGroup
+	errs := make([]error, len(workers)*people)
+	for i := range errs {
+		storm.Go(func() {
+			random := rand.New(rand.NewPCG(uint64(i), 7))
+			for made.Load() < calls && errs[i] == nil {
+				p, err := workers[i%len(workers)].Permit(t.Context(), "sendgrid")
+				switch {
+				case err != nil:
+					errs[i] = err
+				case !p.Allowed:
+					<-time.After(10 * time.Millisecond)
+				case p.Probe:
+					mu.Lock()
+					probing++
+					most = max(most, probing)
+					mu.Unlock()
+					<-time.After(time.Duration(random.IntN(10)) * time.Millisecond)
+					mu.Lock()
+					probing--
+					mu.Unlock()
+					p.Done(answer(random))
+				default:
+					p.Done(answer(random))
+				}
+			}
+		})
+	}
+	storm.Wait()
+	for _, err := range errs {
+		require.NoError(t, err)
+	}
+	require.Positive(t, most)
+	require.LessOrEqual(t, most, 3)
+	require.NotContains(t, w.log.String(), "cannot be")
+	for _, worker := range workers {
+		require.Eventually(t, func() bool {
+			p := worker.permit()
+			if p.Allowed {
+				p.Done(accepted)
+			}
+			return p.Allowed && !p.Probe
+		}, soon, 10*time.Millisecond)
+	}
+	require.Equal(t, fanfare.BreakerClosed, w.provider().State)
 }
 
 func BenchmarkPermitAndDoneClosed(b *testing.B) {
