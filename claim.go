@@ -59,4 +59,7 @@ type Doubt struct {
 	// of this one means anything: the first accepted after it or, where there
 	// was none, the last before. Empty when the publication has no accepted call.
 	Witness CallID
+	// Unheard is true when the provider reports events of this publication, and
+	// none of Witness yet: then their absence means nothing.
+	Unheard bool
 }

@@ -89,10 +89,13 @@ func (r *Reconciling) reconcile(ctx context.Context, d fanfare.Doubt) (settled b
 		})
 		return err == nil, err
 	case errors.Is(err, fanfare.ErrNoLookUp):
-		if d.Overdue {
-			return true, r.Doubter.ApplyPolicy(ctx, d)
+		switch {
+		case !d.Overdue:
+			return false, r.Doubter.LookAgain(ctx, d, r.pause(d), false, "the provider offers no look-up; waiting for its events")
+		case d.Unheard:
+			return false, r.Doubter.LookAgain(ctx, d, r.pause(d), true, fmt.Sprintf("the provider's events do not tell of accepted call %s yet", d.Witness))
 		}
-		return false, r.Doubter.LookAgain(ctx, d, r.pause(d), false, "the provider offers no look-up; waiting for its events")
+		return true, r.Doubter.ApplyPolicy(ctx, d)
 	case err != nil:
 		r.Log.Warn("look-up failed", "call", d.Call, "provider", d.Provider, "error", err)
 		return false, r.Doubter.LookAgain(ctx, d, r.pause(d), d.Overdue, "the look-up failed")

@@ -100,6 +100,7 @@ func TestReconcileOneDoubt(t *testing.T) {
 		shows    shown
 		overdue  bool
 		witness  fanfare.CallID
+		unheard  bool
 		did      string
 		extended bool
 	}{
@@ -114,6 +115,7 @@ func TestReconcileOneDoubt(t *testing.T) {
 		"a look-up that fails at the deadline":         {shows: shown{own: "fails", witness: "shown"}, overdue: true, witness: witness, did: "look again own", extended: true},
 		"an account without look-ups waits for events": {shows: shown{own: "cannot"}, did: "look again own"},
 		"an account without look-ups at the deadline":  {shows: shown{own: "cannot"}, overdue: true, witness: witness, did: "apply policy own"},
+		"only events, and they are late":               {shows: shown{own: "cannot"}, overdue: true, witness: witness, unheard: true, did: "look again own", extended: true},
 		"a provider without look-ups":                  {provider: "smtp", did: "look again own"},
 		"a provider without look-ups at the deadline":  {provider: "smtp", overdue: true, witness: witness, did: "apply policy own"},
 	} {
@@ -121,7 +123,7 @@ func TestReconcileOneDoubt(t *testing.T) {
 			t.Parallel()
 			doubt := fanfare.Doubt{
 				Ref:  fanfare.BatchRef{Publication: publicationID, Channel: fanfare.Email, N: 3},
-				Call: own, Provider: "sandbox", EndedAt: callEnded, Overdue: test.overdue, Witness: test.witness,
+				Call: own, Provider: "sandbox", EndedAt: callEnded, Overdue: test.overdue, Witness: test.witness, Unheard: test.unheard,
 			}
 			if test.provider != "" {
 				doubt.Provider = test.provider

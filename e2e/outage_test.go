@@ -134,7 +134,9 @@ func TestFiveHundredsOpenTheBreakerBeforeMuchIsInDoubt(t *testing.T) {
 	require.NotNil(t, waitsFor(p, fanfare.WaitingDoubt), "and the publication says that some are in doubt")
 	doubted := st.ambiguous(id)
 	require.Less(t, doubted, int64(40_000), "five failures in a row, and the calls under way then")
-	require.Eventually(t, func() bool { return st.providers()["sendgrid"].State != fanfare.BreakerClosed && st.ambiguous(id) > doubted }, patience, tick)
+	require.Eventually(t, func() bool {
+		return st.providers()["sendgrid"].State != fanfare.BreakerClosed && st.ambiguous(id) > doubted
+	}, patience, tick)
 	require.Less(t, st.ambiguous(id)-doubted, int64(100), "a probe puts one recipient in doubt")
 	st.faults(sandbox.Faults{})
 	p = st.completes(id)

@@ -15,12 +15,16 @@ import (
 // Deliveries lists a publication's deliveries by channel and number. Those not
 // yet claimed have no row and are listed as pending.
 func (l *Ledger) Deliveries(ctx context.Context, q fanfare.DeliveryQuery) ([]fanfare.Delivery, error) {
-	p, err := l.Publication(ctx, q.Publication)
+	var channels []fanfare.Channel
+	err := l.pool.QueryRow(ctx, `SELECT channels::text[] FROM publications WHERE publication_id = $1`, q.Publication).Scan(&channels)
+	if errors.Is(err, pgx.ErrNoRows) {
+		err = fanfare.ErrNotFound
+	}
 	if err != nil {
-		return nil, err
+		return nil, failed("list deliveries of "+string(q.Publication), err)
 	}
 	var list []fanfare.Delivery
-	for _, c := range slices.Sorted(slices.Values(p.Channels)) {
+	for _, c := range slices.Sorted(slices.Values(channels)) {
 		if q.Channel != "" && c != q.Channel || q.After != nil && c < q.After.Channel || len(list) >= q.Limit {
 			continue
 		}

@@ -15,23 +15,13 @@ import (
 // The span is nil when nothing is in doubt.
 func (l *Ledger) Doubts(ctx context.Context, id fanfare.PublicationID, channel fanfare.Channel, limit int) (due []fanfare.Doubt, next *time.Duration, err error) {
 	op := "doubts of " + string(id)
-	// The ids of calls order by the time of their claims.
-	rows, err := l.pool.Query(ctx, `
-		SELECT d.call_id, c.batch, d.provider, d.call_ended_at, d.looks, d.deadline <= clock_timestamp(),
-		  COALESCE(
-		    (SELECT w.call_id::text FROM calls w WHERE w.publication_id = $1 AND w.channel = $2 AND w.provider = d.provider
-		       AND w.outcome = 'accepted' AND w.call_id >= uuid_v7_floor(d.call_ended_at) ORDER BY w.call_id LIMIT 1),
-		    (SELECT w.call_id::text FROM calls w WHERE w.publication_id = $1 AND w.channel = $2 AND w.provider = d.provider
-		       AND w.outcome = 'accepted' ORDER BY w.call_id DESC LIMIT 1), '')
-		FROM doubts d JOIN calls c USING (publication_id, call_id)
-		WHERE d.publication_id = $1 AND d.channel = $2 AND d.look_at <= clock_timestamp()
-		ORDER BY d.look_at LIMIT $3`, id, channel, limit)
+	rows, err := l.pool.Query(ctx, dueDoubtsSQL, id, channel, limit)
 	if err != nil {
 		return nil, nil, failed(op, err)
 	}
 	due, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (fanfare.Doubt, error) {
 		d := fanfare.Doubt{Ref: fanfare.BatchRef{Publication: id, Channel: channel}}
-		err := row.Scan(&d.Call, &d.Ref.N, &d.Provider, &d.EndedAt, &d.Looks, &d.Overdue, &d.Witness)
+		err := row.Scan(&d.Call, &d.Ref.N, &d.Provider, &d.EndedAt, &d.Looks, &d.Overdue, &d.Witness, &d.Unheard)
 		return d, err
 	})
 	if err != nil {
@@ -43,6 +33,25 @@ func (l *Ledger) Doubts(ctx context.Context, id fanfare.PublicationID, channel f
 		WHERE publication_id = $1 AND channel = $2`, id, channel).Scan(&wait)
 	return due, spanOf(wait), failed(op, err)
 }
+
+// dueDoubtsSQL reads doubts with their witnesses; the ids of calls order by the
+// time of their claims. Nothing is overdue while events that came before the deadline
+// are not applied. $1 publication, $2 channel, $3 limit.
+const dueDoubtsSQL = `
+SELECT d.call_id, c.batch, d.provider, d.call_ended_at, d.looks,
+  d.deadline <= clock_timestamp() AND NOT EXISTS (SELECT FROM event_inbox i WHERE i.received_at <= d.deadline),
+  COALESCE(w.call_id::text, ''),
+  w.call_id IS NOT NULL AND EXISTS (SELECT FROM events e WHERE e.publication_id = $1) AND NOT EXISTS (
+    SELECT FROM events e WHERE e.publication_id = $1 AND e.channel = $2 AND e.call_id = w.call_id AND e.subscriber_number BETWEEN w.first_number AND w.last_number)
+FROM doubts d JOIN calls c USING (publication_id, call_id) LEFT JOIN LATERAL (
+  (SELECT w.call_id, w.first_number, w.last_number FROM calls w WHERE w.publication_id = $1 AND w.channel = $2 AND w.provider = d.provider
+     AND w.outcome = 'accepted' AND w.call_id >= uuid_v7_floor(d.call_ended_at) ORDER BY w.call_id LIMIT 1)
+  UNION ALL
+  (SELECT w.call_id, w.first_number, w.last_number FROM calls w WHERE w.publication_id = $1 AND w.channel = $2 AND w.provider = d.provider
+     AND w.outcome = 'accepted' ORDER BY w.call_id DESC LIMIT 1)
+  LIMIT 1) w ON true
+WHERE d.publication_id = $1 AND d.channel = $2 AND d.look_at <= clock_timestamp()
+ORDER BY d.look_at LIMIT $3`
 
 // LookAgain notes a look-up that settled nothing and when the next one is due.
 // extend moves the deadline there too: the look-up failed, or has not yet shown what it

@@ -304,3 +304,44 @@ func TestEvidenceForTheSecondCallComesToo(t *testing.T) {
 		require.Equal(t, "the log shows it", a.Evidence)
 	}
 }
+
+func TestEventsThatAreLateKeepADoubtOpen(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(cfg *ledger.Config) { cfg.DoubtDeadline = time.Millisecond })
+	w.subscribed(30)
+	ref := w.running("article-1", 30)
+	d := w.doubtful(ref, 10)
+	witness := w.claimNew(ref, 10).Call
+	w.settle(ref, witness, fanfare.OutcomeAccepted)
+	other := w.claimNew(ref, 10).Call
+	w.settle(ref, other, fanfare.OutcomeAccepted)
+	due := func() fanfare.Doubt {
+		w.exec(`UPDATE doubts SET look_at = clock_timestamp()`)
+		list := w.dueDoubts(ref.Publication)
+		require.Len(t, list, 1)
+		require.Equal(t, d.Call, list[0].Call)
+		return list[0]
+	}
+	require.True(t, due().Overdue)
+	require.False(t, due().Unheard, "nobody reports anything: there is nothing to wait for")
+
+	event := func(call fanfare.CallID, number int) fanfare.ProviderEvent {
+		return fanfare.ProviderEvent{
+			Provider: "sendgrid", Type: fanfare.EventProcessed, At: time.Now(), Call: call, Digest: [32]byte{byte(number)},
+			Delivery: fanfare.DeliveryID{Publication: ref.Publication, Channel: fanfare.Email, Number: fanfare.SubscriberNumber(number)},
+		}
+	}
+	require.NoError(t, w.TakeEvents(t.Context(), []fanfare.ProviderEvent{event(other, 25)}))
+	w.exec(`UPDATE event_inbox SET received_at = received_at - interval '1 hour'`)
+	require.False(t, due().Overdue, "evidence may be among what is not applied")
+	_, err := w.ApplyEvents(t.Context(), 100)
+	require.NoError(t, err)
+	require.True(t, due().Overdue)
+	require.Equal(t, witness, due().Witness)
+	require.True(t, due().Unheard, "events come, and not yet those of the call behind it")
+
+	require.NoError(t, w.TakeEvents(t.Context(), []fanfare.ProviderEvent{event(witness, 15)}))
+	_, err = w.ApplyEvents(t.Context(), 100)
+	require.NoError(t, err)
+	require.False(t, due().Unheard)
+}

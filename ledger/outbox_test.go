@@ -203,7 +203,7 @@ func TestPartitionsAreMade(t *testing.T) {
 	w.exec(`DROP TABLE deliveries_` + one[string](w, `SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC' + interval '1 month', 'YYYY_MM')`))
 	for range 2 {
 		require.NoError(t, w.MakePartitions(t.Context()))
-		require.Equal(t, 9, one[int](w, `SELECT count(*) FROM pg_class WHERE relispartition AND relkind = 'r'`))
+		require.Equal(t, 12, one[int](w, `SELECT count(*) FROM pg_class WHERE relispartition AND relkind = 'r'`))
 	}
 }
 
