@@ -193,7 +193,7 @@ CROSS JOIN LATERAL (SELECT FROM batches b WHERE b.publication_id = k.publication
 WITH gone AS (
   DELETE FROM event_inbox WHERE event_inbox_id = ANY ($1::bigint[]) RETURNING *
 ), event AS MATERIALIZED (
-  SELECT gone.*, d.batch, d.state = 'sending' AND (d.call_id IS DISTINCT FROM gone.call_id OR gone.type = 'unsubscribed') AS waits
+  SELECT gone.*, d.batch, (d.state = 'sending' AND (d.call_id IS DISTINCT FROM gone.call_id OR gone.type = 'unsubscribed')) IS TRUE AS waits
   FROM gone LEFT JOIN LATERAL (
     SELECT d.batch, d.state, d.call_id FROM deliveries d
     WHERE d.publication_id = gone.publication_id AND d.channel = gone.channel AND d.subscriber_number = gone.subscriber_number OFFSET 0) d ON true
@@ -210,7 +210,7 @@ WITH gone AS (
 ), stored AS (
   INSERT INTO events (publication_id, subscriber_number, channel, type, at, received_at, call_id, digest, provider, code)
   SELECT publication_id, subscriber_number, channel, type, at, received_at, call_id, digest, provider, code
-  FROM event WHERE NOT waits ORDER BY publication_id, subscriber_number, channel
+  FROM event WHERE batch IS NOT NULL AND NOT waits ORDER BY publication_id, subscriber_number, channel
   ON CONFLICT DO NOTHING
   RETURNING publication_id, subscriber_number, channel, type, at, call_id, digest
 ), suppressed AS (

@@ -2,6 +2,7 @@ package ledger_test
 
 import (
 	"context"
+	"math/rand/v2"
 	"strings"
 	"testing"
 	"time"
@@ -27,7 +28,8 @@ func TestNoStatementReadsMoreThanItsChunk(t *testing.T) {
 			w.Close()
 
 			ctx := t.Context()
-			var open, second []fanfare.Claim
+			var open, second, accepted []fanfare.Claim
+			var events []fanfare.ProviderEvent
 			var doubts []fanfare.Doubt
 			// Each is done as often as it says, with so many recipients every time.
 			for _, step := range []struct {
@@ -56,7 +58,7 @@ func TestNoStatementReadsMoreThanItsChunk(t *testing.T) {
 				}},
 				{"settle as accepted", rounds / 2, func(l *ledger.Ledger) error {
 					c := second[0]
-					second = second[1:]
+					second, accepted = second[1:], append(accepted, c)
 					_, err := l.Settle(ctx, ref, c.Call, result(fanfare.OutcomeAccepted))
 					return err
 				}},
@@ -64,6 +66,20 @@ func TestNoStatementReadsMoreThanItsChunk(t *testing.T) {
 					c := second[0]
 					second = second[1:]
 					_, err := l.Settle(ctx, ref, c.Call, result(fanfare.OutcomeAmbiguous))
+					return err
+				}},
+				// Twice as many as recipients: chunks of them, from everywhere.
+				{"take events", rounds, func(l *ledger.Ledger) error {
+					if events == nil {
+						events = eventsOf(ref, accepted)
+					}
+					chunk := events[:chunk]
+					events = events[len(chunk):]
+					return l.TakeEvents(ctx, chunk)
+				}},
+				{"apply events", rounds, func(l *ledger.Ledger) error {
+					n, err := l.ApplyEvents(ctx, chunk)
+					require.Equal(t, chunk, n)
 					return err
 				}},
 				{"doubts", 1, func(l *ledger.Ledger) (err error) {
@@ -113,6 +129,21 @@ func TestNoStatementReadsMoreThanItsChunk(t *testing.T) {
 			}
 		})
 	}
+}
+
+// eventsOf are two for each recipient, shuffled: one in ten bounces.
+func eventsOf(ref fanfare.BatchRef, claims []fanfare.Claim) (events []fanfare.ProviderEvent) {
+	for _, c := range claims {
+		for _, r := range c.Recipients {
+			last := fanfare.EventDelivered
+			if r.Number%10 == 0 {
+				last = fanfare.EventBounced
+			}
+			events = append(events, event(fanfare.EventProcessed, ref, int(r.Number), c.Call), event(last, ref, int(r.Number), c.Call))
+		}
+	}
+	rand.Shuffle(len(events), func(i, j int) { events[i], events[j] = events[j], events[i] })
+	return events
 }
 
 // crowd makes writer-1 with n subscribers, some of whom left and came back and
