@@ -130,7 +130,8 @@ func startsWhereItStopped(t *testing.T, dir, secret string) {
 	c := apiClient{base: given["FANFARE_API_URL"], key: "other-key"}
 	require.NoError(t, c.send(t.Context(), http.MethodGet, "/v1/publications?topic=writer-1", nil, &list))
 	require.Len(t, list.Items, 1)
-	require.Equal(t, int64(8), list.Items[0].Totals.Sent)
+	totals := list.Items[0].Totals
+	require.Equal(t, int64(8), totals.Sent+totals.Delivered)
 	require.Equal(t, 0, stop().code)
 }
 
@@ -187,6 +188,7 @@ func TestDevSettings(t *testing.T) {
 	require.Contains(t, child, "SENDGRID_API_KEY=sandbox")
 	require.Contains(t, child, "SENDGRID_BASE_URL=http://127.0.0.1:"+d.ports.sandbox.String())
 	require.Contains(t, child, "HOME=/home/x")
+	require.Contains(t, child, "SENDGRID_WEBHOOK_PUBLIC_KEY=MFkw")
 	require.NotContains(t, child, "db.example")
 	require.NotContains(t, child, "blog.example")
 
@@ -195,6 +197,44 @@ func TestDevSettings(t *testing.T) {
 	require.Equal(t, "http://127.0.0.1:"+d.ports.server.String(), d.own["FANFARE_API_URL"])
 	require.Equal(t, "a", d.own["FANFARE_API_KEY"])
 	require.Len(t, d.own["FANFARE_SECRET"], 64)
+}
+
+func TestDevHasTheSandboxReport(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	prepared := func(environ map[string]string) *dev {
+		d := &dev{app: &app{environ: environ, dataDir: dir}, log: slog.New(slog.DiscardHandler)}
+		require.NoError(t, d.prepare())
+		return d
+	}
+	key := func(d *dev) string {
+		all := strings.Join(d.own.environ(d.environ), "\n")
+		_, value, _ := strings.Cut(all, "SENDGRID_WEBHOOK_PUBLIC_KEY=")
+		value, _, _ = strings.Cut(value, "\n")
+		return value
+	}
+	real := map[string]string{"SENDGRID_API_KEY": "real", "SENDGRID_FROM": "news@blog.example"}
+	d := prepared(real)
+	require.Empty(t, key(d))
+	require.Equal(t, []string{"sandbox", "--port", d.ports.sandbox.String()}, d.sandboxArgs())
+	require.NoFileExists(t, d.webhookKeyFile())
+	other := sandbox.WebhookPublicKey(sandbox.NewWebhookKey())
+	real["SENDGRID_WEBHOOK_PUBLIC_KEY"] = other
+	d = prepared(real)
+	require.Equal(t, other, key(d))
+	require.NotContains(t, d.sandboxArgs(), "--webhook-url")
+
+	d = prepared(map[string]string{"SENDGRID_WEBHOOK_PUBLIC_KEY": other})
+	kept := key(d)
+	require.True(t, strings.HasPrefix(kept, "MFkw"))
+	require.NotEqual(t, other, kept)
+	require.Equal(t, kept, d.own.given()["SENDGRID_WEBHOOK_PUBLIC_KEY"], "left in the file for a server run apart")
+	require.Contains(t, d.sandboxArgs(), "http://127.0.0.1:"+d.ports.server.String()+"/webhooks/sendgrid")
+	require.Equal(t, kept, key(prepared(nil)), "kept from one start to the next")
+
+	d = prepared(map[string]string{"SENDGRID_BASE_URL": "http://127.0.0.1:9", "SENDGRID_WEBHOOK_PUBLIC_KEY": other})
+	require.Equal(t, other, key(d), "somebody else's sandbox")
+	require.NotContains(t, d.sandboxArgs(), "--webhook-url")
 }
 
 func TestDefaultPortsThatAreTakenAreReplaced(t *testing.T) {
