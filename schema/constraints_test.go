@@ -88,6 +88,16 @@ var wrong = []struct{ constraint, sql string }{
 	{"stray_event_digest_is_a_sha256", `INSERT INTO stray_events SELECT '', 's', 'opened', now(), now(), 'names no delivery' WHERE $1::uuid IS NOT NULL`},
 	{"stray_event_names_no_delivery_or_an_unknown_one", `INSERT INTO stray_events SELECT sha256(''), 's', 'opened', now(), now(), '' WHERE $1::uuid IS NOT NULL`},
 	{"outbox_kind_is_known", `INSERT INTO outbox (publication_id, kind) VALUES ($1, 'stop')`},
+	{"outbox_order_is_about_one_thing", `INSERT INTO outbox (publication_id, kind) VALUES ($1, 'replay')`},
+	{"outbox_order_is_about_one_thing", `INSERT INTO outbox (replay_id, kind) VALUES ($1, 'wake')`},
+	{"outbox_order_is_about_one_thing", `INSERT INTO outbox (replay_id, publication_id, kind) VALUES ($1, $1, 'replay')`},
+	{"replay_state_is_known", replay(`'paused', NULL, 0, NULL`)},
+	{"a_running_replay_is_not_finished", replay(`'running', now(), 0, NULL`)},
+	{"a_running_replay_is_not_finished", replay(`'completed', NULL, 0, NULL`)},
+	{"replay_count_is_not_negative", replay(`'running', NULL, -1, NULL`)},
+	{"replay_idempotency_key_is_at_most_200_bytes", replay(`'running', NULL, 0, ''`)},
+	{"replay_idempotency_key_is_at_most_200_bytes", replay(`'running', NULL, 0, repeat('ñ', 101)`)},
+	{"passed_over_when_its_turn_came", `INSERT INTO replay_deliveries (replay_id, publication_id, channel, batch, subscriber_number, passed) SELECT $1, $1, 'email', 1, 1, true`},
 
 	{"provider_name_is_1_to_100_plain_characters", provider(`'send grid', 'closed', false, NULL, '{}', 0, 0, false, ''`)},
 	{"provider_name_is_1_to_100_plain_characters", provider(`'', 'closed', false, NULL, '{}', 0, 0, false, ''`)},
@@ -130,6 +140,11 @@ func row(values string) string {
 func provider(values string) string {
 	return `INSERT INTO providers (channel, provider, state, pinned, probe_at, probes, successes, openings, account, reason)
 		SELECT 'email', ` + values + ` WHERE $1::uuid IS NOT NULL`
+}
+
+// replay writes a replay with state, finished_at, count, idempotency_key.
+func replay(values string) string {
+	return `INSERT INTO replays (filter, state, finished_at, count, idempotency_key) SELECT '{}', ` + values + ` WHERE $1::uuid IS NOT NULL`
 }
 
 func TestEveryConstraintRefusesItsWrongStateByName(t *testing.T) {
