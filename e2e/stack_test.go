@@ -50,6 +50,7 @@ type stack struct {
 	temporal  *local.Temporal
 	where     local.TemporalConfig
 	sandbox   *sandbox.Sandbox
+	second    *sandbox.Sandbox // the second account; nil: none
 	workers   []*local.Process
 	server    *local.Process
 	output    *output
@@ -63,6 +64,8 @@ type setup struct {
 	database  string // empty: one of its own on the tests' shared server
 
 	temporalDown bool // Temporal is not there yet
+	webhooks     bool // the sandbox reports what becomes of the mail
+	second       bool // there is a second account, at a sandbox of its own
 }
 
 // start starts everything that a test needs.
@@ -76,20 +79,19 @@ func start(t *testing.T, s setup) *stack {
 		st.batchSize = 2000
 	}
 	t.Cleanup(st.explain)
-	address := st.startSandbox()
+	st.listen = net.JoinHostPort("127.0.0.1", strconv.Itoa(freePort(t)))
+	st.api = "http://" + st.listen
+	st.startSandboxes(s)
 	st.where = local.TemporalConfig{Path: localtest.CLI(), File: filepath.Join(t.TempDir(), "temporal.db"), Headless: true, Output: st.output}
 	st.where.Port = freePort(t)
 	temporalAddress := net.JoinHostPort("127.0.0.1", strconv.Itoa(st.where.Port))
 	if !s.temporalDown {
 		st.startTemporalAgain()
 	}
-	st.listen = net.JoinHostPort("127.0.0.1", strconv.Itoa(freePort(t)))
-	st.api = "http://" + st.listen
-	st.env = append(os.Environ(),
+	st.env = append(append(os.Environ(), st.env...),
 		"FANFARE_DATABASE_URL="+st.database, "FANFARE_TEMPORAL_ADDRESS="+temporalAddress,
 		"FANFARE_LISTEN="+st.listen, "FANFARE_PUBLIC_URL="+st.api, "FANFARE_API_URL="+st.api,
 		"FANFARE_API_KEYS=e2e-key", "FANFARE_API_KEY=e2e-key", "FANFARE_SECRET=e2e-secret-of-at-least-32-characters",
-		"SENDGRID_API_KEY=SG.e2e", "SENDGRID_FROM=Fanfare <news@fanfare.example>", "SENDGRID_BASE_URL="+address,
 		"FANFARE_RETRY_FAST=200ms,500ms,1s", "FANFARE_DOUBT_DEADLINE=5s",
 	)
 	st.env = append(st.env, s.env...)
@@ -107,15 +109,33 @@ func freePort(t *testing.T) int {
 	return port
 }
 
-// startSandbox serves the sandbox in this process, so that tests see what it got.
-func (st *stack) startSandbox() (url string) {
-	st.sandbox = sandbox.New(sandbox.Config{})
+// startSandboxes serves the sandboxes in this process, so that tests see what they got.
+func (st *stack) startSandboxes(s setup) {
+	st.t.Helper()
+	st.sandbox = st.startSandbox("SENDGRID_", "sendgrid", s.webhooks)
+	if s.second {
+		st.second = st.startSandbox("SENDGRID_2_", "sendgrid-2", s.webhooks)
+	}
+}
+
+// startSandbox serves one, and sets the account of that prefix to it.
+func (st *stack) startSandbox(prefix, name string, webhooks bool) *sandbox.Sandbox {
+	st.t.Helper()
+	var config sandbox.Config
+	if webhooks {
+		config.Webhook = sandbox.Webhook{URL: st.api + "/webhooks/" + name, Key: sandbox.NewWebhookKey()}
+	}
+	one := sandbox.New(config)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(st.t, err)
 	ctx, cancel := context.WithCancel(context.WithoutCancel(st.t.Context()))
-	go func() { _ = st.sandbox.Serve(ctx, listener) }()
+	go func() { _ = one.Serve(ctx, listener) }()
 	st.t.Cleanup(cancel)
-	return "http://" + listener.Addr().String()
+	st.env = append(st.env, prefix+"API_KEY=SG.e2e", prefix+"FROM=Fanfare <news@fanfare.example>", prefix+"BASE_URL=http://"+listener.Addr().String())
+	if webhooks {
+		st.env = append(st.env, prefix+"WEBHOOK_PUBLIC_KEY="+one.PublicKey())
+	}
+	return one
 }
 
 func (st *stack) faults(f sandbox.Faults) {
