@@ -213,14 +213,14 @@ func TestDevHasTheSandboxReport(t *testing.T) {
 		value, _, _ = strings.Cut(value, "\n")
 		return value
 	}
-	real := map[string]string{"SENDGRID_API_KEY": "real", "SENDGRID_FROM": "news@blog.example"}
-	d := prepared(real)
+	account := map[string]string{"SENDGRID_API_KEY": "real", "SENDGRID_FROM": "news@blog.example"}
+	d := prepared(account)
 	require.Empty(t, key(d))
 	require.Equal(t, []string{"sandbox", "--port", d.ports.sandbox.String()}, d.sandboxArgs())
 	require.NoFileExists(t, d.webhookKeyFile())
 	other := sandbox.WebhookPublicKey(sandbox.NewWebhookKey())
-	real["SENDGRID_WEBHOOK_PUBLIC_KEY"] = other
-	d = prepared(real)
+	account["SENDGRID_WEBHOOK_PUBLIC_KEY"] = other
+	d = prepared(account)
 	require.Equal(t, other, key(d))
 	require.NotContains(t, d.sandboxArgs(), "--webhook-url")
 
