@@ -207,7 +207,6 @@ const trickle = time.Second
 
 // interrupt does as the script says in the middle of a message, and ends.
 func (s *session) interrupt() bool {
-	_, _ = s.text.ReadLine()
 	if s.script(s.n, "BODY") != hang {
 		s.say("BODY", "")
 		return false

@@ -369,6 +369,62 @@ func TestConnectsAgainOnlyOnce(t *testing.T) {
 	})
 }
 
+// What hangs while it is kept is not known to be dead, and takes the call's time.
+func TestKeptConnectionThatHangs(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		mails := 0
+		r := &fakeRelay{script: func(_ int, step string) string {
+			if step != "MAIL" {
+				return ""
+			}
+			if mails++; mails == 2 {
+				return hang
+			}
+			return ""
+		}}
+		s := r.sending(t, signedIn)
+		require.Equal(t, fanfare.OutcomeAccepted, s.Send(leased(t), call(1)).Outcome.Kind)
+		require.Equal(t, fanfare.OutcomeUnavailable, s.Send(leased(t), call(2)).Outcome.Kind)
+		wait(t, r)
+		made, _ := r.counted()
+		require.Equal(t, 1, made, "there is no time left to connect in")
+	})
+}
+
+func TestCallsBeyondTheConnectionsWait(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := &fakeRelay{script: at("DOT", hang)}
+		s := r.sending(t, unencrypted)
+		var calls sync.WaitGroup
+		for range maxConnections {
+			calls.Go(func() { s.Send(leased(t), call(1)) })
+		}
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(leased(t), beginBy)
+		defer cancel()
+		began := time.Now()
+		require.Equal(t, fanfare.OutcomeReleased, s.Send(ctx, call(2)).Outcome.Kind)
+		require.Equal(t, beginBy, time.Since(began))
+		calls.Wait()
+		wait(t, r)
+		made, _ := r.counted()
+		require.Equal(t, maxConnections, made)
+	})
+}
+
+// A message that fits into our buffer has not left us when it is written there.
+func TestCutBeforeTheDotIsNoDoubt(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := &fakeRelay{script: at("BODY", cut)}
+		reply := r.sending(t, unencrypted).Send(leased(t), call(7))
+		require.Equal(t, fanfare.OutcomeUnavailable, reply.Outcome.Kind, reply.Outcome.Detail)
+		wait(t, r)
+	})
+}
+
 func TestReconnectingTooLateReleases(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
