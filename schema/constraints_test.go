@@ -91,7 +91,7 @@ var wrong = []struct{ constraint, sql string }{
 	{"outbox_order_is_about_one_thing", `INSERT INTO outbox (publication_id, kind) VALUES ($1, 'replay')`},
 	{"outbox_order_is_about_one_thing", `INSERT INTO outbox (replay_id, kind) VALUES ($1, 'wake')`},
 	{"outbox_order_is_about_one_thing", `INSERT INTO outbox (replay_id, publication_id, kind) VALUES ($1, $1, 'replay')`},
-	{"replay_state_is_known", replay(`'paused', NULL, 0, NULL`)},
+	{"replay_state_is_known", replay(`'paused', now(), 0, NULL`)},
 	{"a_running_replay_is_not_finished", replay(`'running', now(), 0, NULL`)},
 	{"a_running_replay_is_not_finished", replay(`'completed', NULL, 0, NULL`)},
 	{"replay_count_is_not_negative", replay(`'running', NULL, -1, NULL`)},
