@@ -31,11 +31,11 @@ import (
 func (s *Sender) LookUp(ctx context.Context, call fanfare.CallID, _ time.Time) (fanfare.Sighting, error) {
 	// A name has no quotes that could end the text in the query.
 	if !fanfare.ValidName(string(call)) {
-		return fanfare.Sighting{}, fmt.Errorf("look up a call at sendgrid: its id is not a name: %w", fanfare.ErrInvalid)
+		return fanfare.Sighting{}, fmt.Errorf("look up a call at %s: its id is not a name: %w", s.name, fanfare.ErrInvalid)
 	}
 	id, err := s.searchLogs(ctx, call)
 	if err != nil {
-		return fanfare.Sighting{}, fmt.Errorf("look up call %s at sendgrid: %w", call, err)
+		return fanfare.Sighting{}, fmt.Errorf("look up call %s at %s: %w", call, s.name, err)
 	}
 	if id == "" {
 		return fanfare.Sighting{}, nil
@@ -43,7 +43,7 @@ func (s *Sender) LookUp(ctx context.Context, call fanfare.CallID, _ time.Time) (
 	ours, err := s.carries(ctx, id, call)
 	if err != nil {
 		// Not wrapped: the search has shown a message, so there is a look-up.
-		return fanfare.Sighting{}, fmt.Errorf("look up call %s at sendgrid: read message: %v", call, err) //nolint:errorlint // see above
+		return fanfare.Sighting{}, fmt.Errorf("look up call %s at %s: read message: %v", call, s.name, err) //nolint:errorlint // see above
 	}
 	if !ours {
 		return fanfare.Sighting{}, nil

@@ -20,7 +20,7 @@ const (
 
 // judge says what an answer means. unread is why its body could not be read
 // whole: nil, or the call was cut in the middle of it.
-func judge(answer *rest.Response, unread error, to []fanfare.Recipient) fanfare.Reply {
+func (s *Sender) judge(answer *rest.Response, unread error, to []fanfare.Recipient) fanfare.Reply {
 	header := http.Header(answer.Headers)
 	status := answer.StatusCode
 	out := fanfare.Outcome{Code: strconv.Itoa(status)}
@@ -28,28 +28,32 @@ func judge(answer *rest.Response, unread error, to []fanfare.Recipient) fanfare.
 		out.Kind, out.Detail = kind, detail
 		return fanfare.Reply{Outcome: out}
 	}
+	account := func(detail string) fanfare.Reply {
+		out.Account = true
+		return say(fanfare.OutcomeUnavailable, detail)
+	}
 	switch {
 	case status/100 == 2 && unread != nil:
 		return say(fanfare.OutcomeAmbiguous, "the answer said accepted and broke off")
 	case status/100 == 2:
 		return fanfare.Reply{Outcome: fanfare.Outcome{Kind: fanfare.OutcomeAccepted, Code: out.Code}, ProviderID: header.Get("X-Message-Id")}
 	case status/100 == 3:
-		return say(fanfare.OutcomeUnavailable, "SendGrid's address redirects elsewhere: check SENDGRID_BASE_URL")
+		return account("SendGrid's address redirects elsewhere: check " + settingName(s.name, "BASE_URL"))
 	}
 	switch status {
 	case http.StatusUnauthorized:
-		return say(fanfare.OutcomeUnavailable, "SendGrid does not take the API key: set SENDGRID_API_KEY to a valid one")
+		return account("SendGrid does not take the API key: set " + settingName(s.name, "API_KEY") + " to a valid one")
 	case http.StatusPaymentRequired:
-		return say(fanfare.OutcomeUnavailable, "SendGrid wants the account to be paid for: look at its billing")
+		return account("SendGrid wants the account to be paid for: look at its billing")
 	case http.StatusForbidden:
-		return say(fanfare.OutcomeUnavailable, "SendGrid forbids the call: verify the sender in SENDGRID_FROM, give the key the Mail Send permission, and see that the account is not suspended")
+		return account("SendGrid forbids the call: verify the sender in " + settingName(s.name, "FROM") + ", give the key the Mail Send permission, and see that the account is not suspended")
 	case http.StatusNotFound, http.StatusMethodNotAllowed:
-		return say(fanfare.OutcomeUnavailable, "SendGrid has no mail/send at this address: check SENDGRID_BASE_URL")
+		return account("SendGrid has no mail/send at this address: check " + settingName(s.name, "BASE_URL"))
 	case http.StatusTooManyRequests:
-		out.RetryAfter = retryAfter(header, time.Now(), 0)
+		out.RetryAfter = retryAfter(status, header, time.Now())
 		return say(fanfare.OutcomeThrottled, "SendGrid asks to send more slowly")
 	case http.StatusServiceUnavailable:
-		out.RetryAfter = retryAfter(header, time.Now(), 0)
+		out.RetryAfter = retryAfter(status, header, time.Now())
 		return say(fanfare.OutcomeUnavailable, "SendGrid says it is not available")
 	case http.StatusRequestTimeout:
 		return say(fanfare.OutcomeAmbiguous, "SendGrid gave up waiting for the request")
@@ -105,7 +109,7 @@ func refused(out fanfare.Outcome, body string, to []fanfare.Recipient) fanfare.R
 	out.Detail = detail
 	switch worst {
 	case settings:
-		out.Kind = fanfare.OutcomeUnavailable
+		out.Kind, out.Account = fanfare.OutcomeUnavailable, true
 		return fanfare.Reply{Outcome: out}
 	case content:
 		out.Kind = fanfare.OutcomeRejected
@@ -166,9 +170,11 @@ func (p problem) explain(to []fanfare.Recipient) string {
 }
 
 // retryAfter reads how long to wait: Retry-After, in seconds or as a date, else
-// X-RateLimit-Reset, in seconds since 1970; fallback when there is neither. Dates
-// are measured by the answer's own clock where it shows one.
-func retryAfter(header http.Header, now time.Time, fallback time.Duration) time.Duration {
+// X-RateLimit-Reset, in seconds since 1970; 0 when there is neither. Every answer
+// may show the limit, so its reset counts only where the limit is the reason: in a
+// 429, or when nothing remains of it. Dates are measured by the answer's own clock
+// where it shows one.
+func retryAfter(status int, header http.Header, now time.Time) time.Duration {
 	if served, err := http.ParseTime(header.Get("Date")); err == nil {
 		now = served
 	}
@@ -179,10 +185,13 @@ func retryAfter(header http.Header, now time.Time, fallback time.Duration) time.
 	if at, err := http.ParseTime(asked); err == nil {
 		return within(at.Sub(now))
 	}
+	if status != http.StatusTooManyRequests && header.Get("X-Ratelimit-Remaining") != "0" {
+		return 0
+	}
 	if reset, err := strconv.ParseUint(header.Get("X-Ratelimit-Reset"), 10, 40); err == nil {
 		return within(time.Unix(int64(reset), 0).Sub(now))
 	}
-	return fallback
+	return 0
 }
 
 // within keeps a wait sensible. "Now", or a moment that has passed, is a second,

@@ -27,7 +27,7 @@ func (s *Sender) Send(ctx context.Context, call fanfare.Call) fanfare.Reply {
 	if answer == nil {
 		return fanfare.Reply{Outcome: unanswered(fanfare.LeaseFrom(ctx), err)}
 	}
-	return judge(answer, err, call.Recipients)
+	return s.judge(answer, err, call.Recipients)
 }
 
 // unanswered judges a call that got no answer by how far it came. Without a lease

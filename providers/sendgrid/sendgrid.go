@@ -1,9 +1,9 @@
 // Package sendgrid sends email through SendGrid's v3 API, and is the only
 // importer of its SDK.
 //
-// It owns the shape of a request and the meaning of an answer. It never
-// retries, never waits, never decides who is sent to and keeps nothing between
-// calls; what it is told to send, it sends once.
+// It owns the shape of a request, the meaning of an answer and that of the events
+// which come later. It never retries, never waits, never decides who is sent to and
+// keeps nothing between calls; what it is told to send, it sends once.
 //
 // It promises:
 //
@@ -14,14 +14,18 @@
 //     nothing else.
 //  3. What it says about a call holds no address and no content, so that it can be
 //     logged and kept.
+//  4. Nothing of a webhook's post is believed before its signature and its age are
+//     right, and of an event nothing personal comes out but the address.
 //
-// Of the SDK it uses the request's frame, the mail structs and the REST client.
+// Of the SDK it uses the request's frame, the mail structs, the REST client and the
+// check of a webhook's signature.
 // sendgrid.Client is not used: it keeps the body of the call under way in a field
 // that concurrent calls overwrite, and its client has no time-out. Nor are the
 // SDK's retries, which sleep without looking at the context.
 package sendgrid
 
 import (
+	"cmp"
 	"fmt"
 	"net/http"
 	netmail "net/mail"
@@ -41,6 +45,10 @@ const maxRecipients = 1000
 
 // Config is what SendGrid needs to know of us.
 type Config struct {
+	// Name is the provider's name in records and in front of its codes; empty is
+	// "sendgrid". It is also how messages call its settings: those of "sendgrid-2"
+	// begin with SENDGRID_2_.
+	Name string
 	// APIKey needs the Mail Send permission, and Email Logs for look-ups.
 	APIKey fanfare.Secret
 	// BaseURL is another host to talk to, "https://api.eu.sendgrid.com" or a
@@ -52,6 +60,7 @@ type Config struct {
 
 // Sender sends email through SendGrid. It is safe for concurrent use.
 type Sender struct {
+	name   string
 	from   *mail.Email
 	client *rest.Client
 	// request makes an empty request to a path. The key lives in the closure, where
@@ -64,29 +73,31 @@ type Sender struct {
 // Redirects are answers, never followed: a second request would be a second
 // call. The error matches fanfare.ErrInvalid and names every bad setting.
 func New(c Config, hc *http.Client) (*Sender, error) {
+	name := cmp.Or(c.Name, "sendgrid")
 	var wrong []fanfare.Violation
-	bad := func(setting, detail string) {
-		wrong = append(wrong, fanfare.Violation{Field: setting, Detail: detail})
+	bad := func(which, detail string) {
+		wrong = append(wrong, fanfare.Violation{Field: settingName(name, which), Detail: detail})
 	}
 	if strings.TrimSpace(string(c.APIKey)) == "" {
-		bad("SENDGRID_API_KEY", "must not be empty")
+		bad("API_KEY", "must not be empty")
 	} else if strings.ContainsFunc(string(c.APIKey), unicode.IsSpace) {
-		bad("SENDGRID_API_KEY", "must not hold white space")
+		bad("API_KEY", "must not hold white space")
 	}
 	if why := checkBase(c.BaseURL); why != "" {
-		bad("SENDGRID_BASE_URL", why)
+		bad("BASE_URL", why)
 	}
 	from, why := sender(c.From)
 	if why != "" {
-		bad("SENDGRID_FROM", why)
+		bad("FROM", why)
 	}
 	if len(wrong) > 0 {
-		return nil, fmt.Errorf("configure sendgrid: %w", &fanfare.InvalidError{Violations: wrong})
+		return nil, fmt.Errorf("configure %s: %w", name, &fanfare.InvalidError{Violations: wrong})
 	}
 	own := *hc
 	own.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	base := strings.TrimSuffix(c.BaseURL, "/")
 	return &Sender{
+		name:   name,
 		from:   from,
 		client: &rest.Client{HTTPClient: &own},
 		request: func(method rest.Method, path string) rest.Request {
@@ -95,6 +106,11 @@ func New(c Config, hc *http.Client) (*Sender, error) {
 			return r
 		},
 	}, nil
+}
+
+// settingName is how a setting of a provider is called in the environment.
+func settingName(provider, which string) string {
+	return strings.ToUpper(strings.ReplaceAll(provider, "-", "_")) + "_" + which
 }
 
 func checkBase(raw string) (why string) {
@@ -126,7 +142,7 @@ func sender(raw string) (from *mail.Email, why string) {
 }
 
 // Name is the provider's name in records and in front of its codes.
-func (s *Sender) Name() string { return "sendgrid" }
+func (s *Sender) Name() string { return s.name }
 
 // MaxRecipients is how many recipients one call may have.
 func (s *Sender) MaxRecipients() int { return maxRecipients }
