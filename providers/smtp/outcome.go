@@ -117,6 +117,7 @@ func answered(at step, answer *textproto.Error) fanfare.Reply {
 		return deferred(at, answer.Code, enhanced, out)
 	case class == 5 && atFault(at, answer.Code, enhanced):
 		out.Account = true
+		out.Detail += ": " + advice(at)
 		return say(fanfare.OutcomeUnavailable)
 	case class == 5:
 		return say(fanfare.OutcomeRejected)
@@ -142,6 +143,20 @@ func atFault(at step, code int, enhanced string) bool {
 		return false
 	default:
 		return true
+	}
+}
+
+// advice is what a person can do about a refusal of us.
+func advice(at step) string {
+	switch at {
+	case atAuth:
+		return "set SMTP_URL to a user and a password that it takes"
+	case atMail:
+		return "see that it lets this user send as SMTP_FROM, or give SMTP_URL a user"
+	case atRcpt, atData:
+		return "see that it relays mail to others for this user and SMTP_FROM, or give SMTP_URL a user"
+	default:
+		return "see that it takes mail from this machine, and that SMTP_URL names the right port"
 	}
 }
 

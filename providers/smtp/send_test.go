@@ -162,6 +162,7 @@ func TestEveryAnswerIsOneOutcome(t *testing.T) {
 				if c.want.Kind != fanfare.OutcomeAccepted {
 					require.NotEmpty(t, got.Detail)
 				}
+				require.Equal(t, got.Account, strings.Contains(got.Detail, "SMTP_URL"), "what a person has to see to says what to do")
 				require.NotRegexp(t, `@|reader|news|spam|no such|greylisted`, got.Detail, "what the relay says is not kept")
 				got.Detail = ""
 				require.Empty(t, cmp.Diff(c.want, got))
