@@ -3,7 +3,6 @@ package server
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -54,7 +53,7 @@ func (w *webhooks) TakeEvents(c echo.Context, provider string) error {
 	if err != nil {
 		// The provider shows nobody why it is refused; the log must.
 		w.log.Warn("a webhook was refused", "provider", provider, "request_id", requestID(c), "why", problemOf(err).detail)
-		return fmt.Errorf("read events of %s: %w", provider, err)
+		return err
 	}
 	if len(events) > 0 {
 		if err := w.taker.TakeEvents(c.Request().Context(), events); err != nil {

@@ -283,7 +283,11 @@ func TestStatusSaysWhyItIsNotFinished(t *testing.T) {
 	require.Contains(t, got.out, "\n2 were given up and kept. This says why, and what sending them again would do:\n\n  fanfare replay --publication "+someID+" --dry-run\n")
 	require.Empty(t, cmp.Diff(p, fromJSON[fanfare.Publication](t, command(t, s.environ(), "", "status", someID, "--json"))))
 	require.NotContains(t, command(t, s.environ(), "", "status", someID).out, "fanfare replay", "what is cancelled is never sent again")
-	require.Equal(t, "waiting for sendgrid", doing(p))
+	require.Equal(t, "sendgrid is not called", doing(p))
+	p.WaitingFor[0].Kind = fanfare.WaitingThrottle
+	require.Equal(t, "sendgrid asked for time", doing(p))
+	p.WaitingFor = []fanfare.Waiting{{Kind: fanfare.WaitingDoubt, Provider: "sendgrid"}}
+	require.Equal(t, "sending", doing(p))
 }
 
 func TestWhenTheAPIDoesNotAnswerAsItShould(t *testing.T) {

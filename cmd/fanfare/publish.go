@@ -213,8 +213,10 @@ func follow(ctx context.Context, bar *progress, look func() (ended bool, err err
 func doing(p fanfare.Publication) string {
 	t := p.Totals
 	switch {
-	case p.State == fanfare.Running && len(p.WaitingFor) > 0 && p.WaitingFor[0].Provider != "":
-		return "waiting for " + p.WaitingFor[0].Provider
+	case p.State == fanfare.Running && len(p.WaitingFor) > 0 && p.WaitingFor[0].Kind == fanfare.WaitingProvider:
+		return p.WaitingFor[0].Provider + " is not called" // another provider may be
+	case p.State == fanfare.Running && len(p.WaitingFor) > 0 && p.WaitingFor[0].Kind == fanfare.WaitingThrottle:
+		return p.WaitingFor[0].Provider + " asked for time"
 	case p.State == fanfare.Running && t.InDoubt > 0 && t.Pending+t.Sending == 0:
 		return "asking the provider"
 	case p.State == fanfare.Running || p.FinishedAt != nil:

@@ -17,6 +17,9 @@ import (
 	"github.com/fanfare-dev/fanfare/server/api"
 )
 
+// shownSample is how many examples a dry run shows to people; --json has more.
+const shownSample = 5
+
 // replay is what `fanfare replay` was asked for.
 type replay struct {
 	filter                fanfare.ReplayFilter
@@ -128,7 +131,7 @@ func (a *app) replay(ctx context.Context, r replay) error {
 		}
 		return err
 	}
-	if r.watch {
+	if r.watch && accepted.Count > 0 {
 		return a.watchReplay(ctx, c, accepted, r.asJSON)
 	}
 	if r.asJSON {
@@ -241,7 +244,7 @@ func printPreview(w io.Writer, p fanfare.ReplayPreview, filter fanfare.ReplayFil
 		return
 	}
 	fmt.Fprintln(w, "For example:")
-	for _, id := range p.Sample {
+	for _, id := range p.Sample[:min(len(p.Sample), shownSample)] {
 		fmt.Fprintln(w, "  "+id)
 	}
 	fmt.Fprintf(w, "\nNothing was changed. This sends them again:\n\n  %s\n", replayLine(filter))
@@ -260,7 +263,7 @@ func (a *app) printAccepted(r fanfare.Replay) {
 // printReplay prints how far a replay is, and what to do about those that died again.
 func printReplay(w io.Writer, r fanfare.Replay) {
 	fmt.Fprintf(w, "Replay %s is %s.\n", r.ID, r.State)
-	fmt.Fprintf(w, "  of %s\n", sayFilter(r.Filter))
+	fmt.Fprintf(w, "  filter: %s\n", sayFilter(r.Filter))
 	fmt.Fprint(w, "  begun "+clock(r.CreatedAt))
 	if r.FinishedAt != nil {
 		fmt.Fprint(w, ", ended after "+span(r.FinishedAt.Sub(r.CreatedAt)))

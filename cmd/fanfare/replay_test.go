@@ -80,8 +80,9 @@ func TestDryRunThatFindsNothing(t *testing.T) {
 	require.Contains(t, got.out, "There is nothing to send again.\nLeft out:   2 expired, 1 cancelled\n")
 	require.Contains(t, got.out, "  cancelled: their publication was cancelled, and stays so\n  expired: their publisher's expires_at has passed\n")
 	require.NotContains(t, got.out, "This sends them again")
-	got = command(t, s.environ(), "", "replay", "--publication", "article-1", "--code", "sendgrid:429")
+	got = command(t, s.environ(), "", "replay", "--publication", "article-1", "--code", "sendgrid:429", "--watch")
 	require.Equal(t, 0, got.code, got.err)
+	require.NotContains(t, got.err, "sending again", "there is nothing to watch")
 	require.Contains(t, got.out, "nothing to send again. `fanfare replay --publication article-1 --code sendgrid:429 --dry-run` says what is left out")
 }
 
@@ -142,7 +143,7 @@ func TestReplayStatusAndCancel(t *testing.T) {
 	})
 	got := command(t, s.environ(), "", "replay", "status", replayID)
 	require.Equal(t, 0, got.code, got.err)
-	require.Contains(t, got.out, "Replay "+replayID+" is running.\n  of publication article-1, code sendgrid:429\n")
+	require.Contains(t, got.out, "Replay "+replayID+" is running.\n  filter: publication article-1, code sendgrid:429\n")
 	require.Contains(t, got.out, "5,000 dead letters: 3,000 taken up, 2,000 waiting, 0 passed over.\nThose taken up now stand at: 2,900 sent, 100 pending\n")
 	got = command(t, s.environ(), "", "replay", "status", replayID, "--json")
 	require.Empty(t, cmp.Diff(someReplay(fanfare.ReplayRunning, nil), fromJSON[fanfare.Replay](t, got)))

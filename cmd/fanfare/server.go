@@ -75,7 +75,7 @@ func (a *app) serve(ctx context.Context, s serverSettings, migrate bool) error {
 	srv, err := server.New(server.Config{
 		PublicURL: s.publicURL(), TemporalUI: s.TemporalUI, TemporalNamespace: s.TemporalNamespace,
 		APIKeys: s.APIKeys, Secret: s.Secret, Channels: s.channels(), SwitchOn: switchOn,
-	}, noEvents{books}, wakes.wake, log, server.Check{Name: "temporal", Probe: func(ctx context.Context) error {
+	}, books, wakes.wake, log, server.Check{Name: "temporal", Probe: func(ctx context.Context) error {
 		_, err := temporal.CheckHealth(ctx, &client.CheckHealthRequest{})
 		return err
 	}})
@@ -89,13 +89,6 @@ func (a *app) serve(ctx context.Context, s serverSettings, migrate bool) error {
 	log.Info("server answers", "address", listener.Addr().String(), "channels", s.channels())
 	go a.prepareDatabase(ctx, s.DatabaseURL, books, migrate, log)
 	return srv.Serve(ctx, listener)
-}
-
-// noEvents stands in until the ledger takes events; no webhook is on before.
-type noEvents struct{ *ledger.Ledger }
-
-func (noEvents) TakeEvents(context.Context, []fanfare.ProviderEvent) error {
-	return fmt.Errorf("take events: %w", fanfare.ErrUnavailable)
 }
 
 // prepareDatabase says what the server waits for, and migrates where asked to. The
