@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -16,8 +18,10 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	fanfare "github.com/fanfare-dev/fanfare"
+	"github.com/fanfare-dev/fanfare/activities"
 	"github.com/fanfare-dev/fanfare/ledger"
 	"github.com/fanfare-dev/fanfare/providers/sendgrid"
+	"github.com/fanfare-dev/fanfare/providers/smtp"
 )
 
 // The groups of settings. Each role below embeds those it needs. They are exported
@@ -40,10 +44,20 @@ type (
 		PublicURL string         `env:"FANFARE_PUBLIC_URL"` // default: Listen
 		Secret    fanfare.Secret `env:"FANFARE_SECRET"`
 	}
-	SendGridSettings struct {
-		SendGridAPIKey  fanfare.Secret `env:"SENDGRID_API_KEY"`  // empty: email is off
-		SendGridBaseURL string         `env:"SENDGRID_BASE_URL"` // empty: SendGrid itself
-		SendGridFrom    string         `env:"SENDGRID_FROM"`
+	EmailSettings struct { // an account without a key, a relay without a URL is not used; without any email is off
+		SendGridAPIKey   fanfare.Secret `env:"SENDGRID_API_KEY"`
+		SendGridBaseURL  string         `env:"SENDGRID_BASE_URL"` // empty: SendGrid itself
+		SendGridFrom     string         `env:"SENDGRID_FROM"`
+		SendGrid2APIKey  fanfare.Secret `env:"SENDGRID_2_API_KEY"`
+		SendGrid2BaseURL string         `env:"SENDGRID_2_BASE_URL"`
+		SendGrid2From    string         `env:"SENDGRID_2_FROM"`
+		SMTPURL          fanfare.Secret `env:"SMTP_URL"` // may hold a password
+		SMTPFrom         string         `env:"SMTP_FROM"`
+		EmailProviders   []string       `env:"FANFARE_EMAIL_PROVIDERS"` // empty: all that can be used
+	}
+	WebhookSettings struct { // public keys; without one the provider's webhook is off
+		SendGridWebhookKey  string `env:"SENDGRID_WEBHOOK_PUBLIC_KEY"`
+		SendGrid2WebhookKey string `env:"SENDGRID_2_WEBHOOK_PUBLIC_KEY"`
 	}
 )
 
@@ -60,7 +74,8 @@ type (
 		TemporalSettings
 		LedgerSettings
 		LinkSettings
-		SendGridSettings
+		EmailSettings
+		WebhookSettings
 		TemporalUI string           `env:"FANFARE_TEMPORAL_UI_URL" envDefault:"http://127.0.0.1:8233"`
 		APIKeys    []fanfare.Secret `env:"FANFARE_API_KEYS"`
 	}
@@ -69,7 +84,7 @@ type (
 		TemporalSettings
 		LedgerSettings
 		LinkSettings
-		SendGridSettings
+		EmailSettings
 		RetryFast []time.Duration `env:"FANFARE_RETRY_FAST" envDefault:"1s,3s,10s,30s,2m"`
 		RetrySlow []time.Duration `env:"FANFARE_RETRY_SLOW" envDefault:"10m,30m,1h"`
 	}
@@ -164,6 +179,7 @@ func (s serverSettings) check(r report) {
 	s.checkTemporal(r)
 	s.checkLedger(r)
 	s.checkLinks(r)
+	s.checkWebhooks(r)
 	if len(s.APIKeys) == 0 {
 		r("FANFARE_API_KEYS", "is missing; set it to the keys that publishers use, separated by commas")
 	}
@@ -180,7 +196,7 @@ func (s workerSettings) check(r report) {
 	s.checkTemporal(r)
 	s.checkLedger(r)
 	s.checkLinks(r)
-	s.checkSender(r)
+	s.checkEmail(r)
 	if slices.ContainsFunc(s.RetryFast, func(d time.Duration) bool { return d <= 0 }) {
 		r("FANFARE_RETRY_FAST", "must hold only durations above zero, such as 1s,10s,2m")
 	}
@@ -236,21 +252,126 @@ func (s LinkSettings) checkLinks(r report) {
 	}
 }
 
-// checkSender asks the provider what it would refuse; without a key email is off.
-func (s SendGridSettings) checkSender(r report) {
-	if s.SendGridAPIKey == "" {
-		return
-	}
+// refused reports what a provider finds wrong with its settings.
+func (r report) refused(err error) {
 	var invalid *fanfare.InvalidError
-	if _, err := sendgrid.New(s.sendGridConfig(), http.DefaultClient); errors.As(err, &invalid) {
+	if errors.As(err, &invalid) {
 		for _, v := range invalid.Violations {
 			r(v.Field, v.Detail)
 		}
 	}
 }
 
-func (s SendGridSettings) sendGridConfig() sendgrid.Config {
-	return sendgrid.Config{APIKey: s.SendGridAPIKey, BaseURL: s.SendGridBaseURL, From: s.SendGridFrom}
+// checkEmail asks the providers what they would refuse.
+func (s EmailSettings) checkEmail(r report) {
+	how, on := map[string]string{}, map[string]bool{}
+	for _, p := range s.emailProviders() {
+		how[p.name], on[p.name] = p.switchOn, p.on
+		if p.on {
+			_, err := p.sender(http.DefaultClient, slog.New(slog.DiscardHandler))
+			r.refused(err)
+		}
+	}
+	named := map[string]bool{}
+	for _, name := range s.EmailProviders {
+		name = strings.TrimSpace(name)
+		switch {
+		case how[name] == "":
+			r("FANFARE_EMAIL_PROVIDERS", fmt.Sprintf("names %q, which there is not; choose among %s", name, strings.Join(slices.Sorted(maps.Keys(how)), ", ")))
+		case named[name]:
+			r("FANFARE_EMAIL_PROVIDERS", "names "+name+" twice; name each once, the preferred one first")
+		case !on[name]:
+			r("FANFARE_EMAIL_PROVIDERS", "names "+name+", which has no credentials; "+how[name]+", or leave it out")
+		}
+		named[name] = true
+	}
+}
+
+func (s WebhookSettings) checkWebhooks(r report) {
+	for name, key := range s.webhookKeys() {
+		_, err := sendgrid.NewWebhook(name, key)
+		r.refused(err)
+	}
+}
+
+// emailProvider is one that email can be sent through. Its name is in records, and
+// does not change.
+type emailProvider struct {
+	name     string
+	on       bool // it has credentials
+	switchOn string
+	sender   func(hc *http.Client, log *slog.Logger) (activities.Sender, error)
+}
+
+// emailProviders are all there are, in the order in which they are used unless
+// FANFARE_EMAIL_PROVIDERS says otherwise.
+func (s EmailSettings) emailProviders() []emailProvider {
+	account := func(c sendgrid.Config) func(*http.Client, *slog.Logger) (activities.Sender, error) {
+		return func(hc *http.Client, _ *slog.Logger) (activities.Sender, error) { return sendgrid.New(c, hc) }
+	}
+	return []emailProvider{
+		{
+			"sendgrid", s.SendGridAPIKey != "", "set SENDGRID_API_KEY and SENDGRID_FROM",
+			account(sendgrid.Config{Name: "sendgrid", APIKey: s.SendGridAPIKey, BaseURL: s.SendGridBaseURL, From: s.SendGridFrom}),
+		},
+		{
+			"sendgrid-2", s.SendGrid2APIKey != "", "set SENDGRID_2_API_KEY and SENDGRID_2_FROM",
+			account(sendgrid.Config{Name: "sendgrid-2", APIKey: s.SendGrid2APIKey, BaseURL: s.SendGrid2BaseURL, From: s.SendGrid2From}),
+		},
+		{
+			"smtp", s.SMTPURL != "", "set SMTP_URL and SMTP_FROM",
+			func(_ *http.Client, log *slog.Logger) (activities.Sender, error) {
+				return smtp.New(smtp.Config{Name: "smtp", URL: s.SMTPURL, From: s.SMTPFrom, Log: log})
+			},
+		},
+	}
+}
+
+// emailSenders are the senders of email, the preferred one first, and the
+// providers that can be asked about a call: also those that nothing is sent through
+// any more, because calls of theirs may be in doubt.
+func (s EmailSettings) emailSenders(hc *http.Client, log *slog.Logger) ([]activities.Sender, map[string]activities.LookUp, error) {
+	var order []string
+	all, lookUps := map[string]activities.Sender{}, map[string]activities.LookUp{}
+	for _, p := range s.emailProviders() {
+		if !p.on {
+			continue
+		}
+		sender, err := p.sender(hc, log)
+		if err != nil {
+			return nil, nil, err
+		}
+		order, all[p.name] = append(order, p.name), sender
+		if asked, can := sender.(activities.LookUp); can {
+			lookUps[p.name] = asked
+		}
+	}
+	if len(s.EmailProviders) > 0 {
+		order = s.EmailProviders
+	}
+	senders := make([]activities.Sender, len(order))
+	for i, name := range order {
+		senders[i] = all[strings.TrimSpace(name)]
+	}
+	return senders, lookUps, nil
+}
+
+// webhooks are those that can be verified, by the name of their provider. What
+// checkWebhooks lets pass can.
+func (s WebhookSettings) webhooks() map[string]*sendgrid.Webhook {
+	on := map[string]*sendgrid.Webhook{}
+	for name, key := range s.webhookKeys() {
+		if webhook, err := sendgrid.NewWebhook(name, key); err == nil {
+			on[name] = webhook
+		}
+	}
+	return on
+}
+
+func (s WebhookSettings) webhookKeys() map[string]string {
+	keys := map[string]string{"sendgrid": s.SendGridWebhookKey, "sendgrid-2": s.SendGrid2WebhookKey}
+	maps.DeleteFunc(keys, func(_, key string) bool { return key == "" })
+	return keys
 }
 
 func webAddress(s string) bool {
@@ -271,8 +392,8 @@ func (s LinkSettings) publicURL() string {
 }
 
 // channels are those with credentials.
-func (s SendGridSettings) channels() []fanfare.Channel {
-	if s.SendGridAPIKey == "" {
+func (s EmailSettings) channels() []fanfare.Channel {
+	if !slices.ContainsFunc(s.emailProviders(), func(p emailProvider) bool { return p.on }) {
 		return nil
 	}
 	return []fanfare.Channel{fanfare.Email}

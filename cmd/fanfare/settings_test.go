@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -30,6 +32,20 @@ func secrets() map[string]string {
 		"SENDGRID_FROM":        "Blog <news@blog.example>",
 	}
 }
+
+// everyEmail adds all the other ways to send email, secrets likewise.
+func everyEmail(environ map[string]string) map[string]string {
+	maps.Copy(environ, map[string]string{
+		"SENDGRID_2_API_KEY": hidden,
+		"SENDGRID_2_FROM":    "news@blog.example",
+		"SMTP_URL":           "smtp://fanfare:" + hidden + "@relay.example:587",
+		"SMTP_FROM":          "Blog <news@blog.example>",
+	})
+	return environ
+}
+
+// aPublicKey is as SendGrid shows it.
+const aPublicKey = "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE83T4O/n84iotIvIW4mdBgQ/7dAfSmpqIM8kF9mN1flpVKS3GRqe62gw+2fNNRaINXvVpiglSI8eNEc6wEA3F+g=="
 
 func with(environ map[string]string, name, value string) map[string]string {
 	environ[name] = value
@@ -64,7 +80,10 @@ func TestSettingsHaveDefaults(t *testing.T) {
 	require.Equal(t, ledger.Config{
 		Channels: []fanfare.Channel{fanfare.Email}, Expires: 24 * time.Hour, DoubtDeadline: 10 * time.Minute,
 		DoubtPolicy: map[fanfare.Channel]ledger.Policy{fanfare.Email: ledger.Resend},
-	}, s.ledgerConfig(s.channels()))
+		Ladder: []time.Duration{
+			time.Second, 3 * time.Second, 10 * time.Second, 30 * time.Second, 2 * time.Minute, 10 * time.Minute, 30 * time.Minute, time.Hour,
+		},
+	}, s.ledgerConfig())
 
 	c, err := load[clientSettings](nil)
 	require.NoError(t, err)
@@ -75,13 +94,14 @@ func TestSettingsAreRead(t *testing.T) {
 	t.Parallel()
 	environ := secrets()
 	maps.Copy(environ, map[string]string{
-		"FANFARE_LISTEN": "0.0.0.0:9000", "FANFARE_RETRY_FAST": "2s, 5m", "FANFARE_DOUBT_EMAIL": "hold", "FANFARE_DOUBT_DEADLINE": " 90s ",
+		"FANFARE_LISTEN": "0.0.0.0:9000", "FANFARE_RETRY_FAST": "2s, 5m", "FANFARE_RETRY_SLOW": "90m", "FANFARE_DOUBT_EMAIL": "hold", "FANFARE_DOUBT_DEADLINE": " 90s ",
 		"FANFARE_EXPIRES": "", "FANFARE_TEMPORAL_NAMESPACE": "other",
 	})
 	w, err := load[workerSettings](environ)
 	require.NoError(t, err)
 	require.Equal(t, "http://127.0.0.1:9000", w.publicURL())
 	require.Equal(t, []time.Duration{2 * time.Second, 5 * time.Minute}, w.RetryFast)
+	require.Equal(t, []time.Duration{2 * time.Second, 5 * time.Minute, 90 * time.Minute}, w.ledgerConfig().Ladder)
 	require.Equal(t, ledger.Hold, w.DoubtEmail)
 	require.Equal(t, 90*time.Second, w.DoubtDeadline)
 	require.Equal(t, 24*time.Hour, w.Expires, "an empty value is none")
@@ -100,16 +120,23 @@ func TestSettingsReportEverythingAtOnce(t *testing.T) {
 		"FANFARE_DOUBT_EMAIL": "maybe", "FANFARE_DOUBT_DEADLINE": "-1s", "FANFARE_LISTEN": "8080", "FANFARE_PUBLIC_URL": "fanfare.example",
 		"FANFARE_RETRY_FAST": "1s,soon", "SENDGRID_API_KEY": hidden + " " + hidden, "SENDGRID_BASE_URL": "ftp://x", "SENDGRID_FROM": "nobody",
 		"FANFARE_TEMPORAL_UI_URL": "8233", "FANFARE_API_KEYS": hidden + ",,", "FANFARE_API_URL": "localhost:8080",
+		"FANFARE_RETRY_SLOW": "1m,-1h", "SENDGRID_2_API_KEY": hidden + " " + hidden, "SENDGRID_2_BASE_URL": "ftp://x", "SENDGRID_2_FROM": "nobody",
+		"SMTP_URL": "http://u:" + hidden + "@relay.example", "SMTP_FROM": "nobody", "FANFARE_EMAIL_PROVIDERS": "pigeon",
+		"SENDGRID_WEBHOOK_PUBLIC_KEY": "x", "SENDGRID_2_WEBHOOK_PUBLIC_KEY": aPublicKey[1:],
 	}
 	database := []string{"FANFARE_DATABASE_URL"}
 	books := []string{"FANFARE_DATABASE_URL", "FANFARE_DOUBT_DEADLINE", "FANFARE_DOUBT_EMAIL", "FANFARE_EXPIRES"}
 	links := []string{"FANFARE_LISTEN", "FANFARE_PUBLIC_URL", "FANFARE_SECRET", "FANFARE_TEMPORAL_ADDRESS"}
-	provider := []string{"SENDGRID_API_KEY", "SENDGRID_BASE_URL", "SENDGRID_FROM"}
+	providers := []string{
+		"FANFARE_EMAIL_PROVIDERS", "SENDGRID_API_KEY", "SENDGRID_BASE_URL", "SENDGRID_FROM",
+		"SENDGRID_2_API_KEY", "SENDGRID_2_BASE_URL", "SENDGRID_2_FROM", "SMTP_URL", "SMTP_FROM",
+	}
+	webhooks := []string{"SENDGRID_WEBHOOK_PUBLIC_KEY", "SENDGRID_2_WEBHOOK_PUBLIC_KEY"}
 
 	require.Equal(t, database, problemsOf[migrateSettings](t, wrong))
 	require.Equal(t, append(books, "FANFARE_TEMPORAL_ADDRESS"), problemsOf[operatorSettings](t, wrong))
-	require.ElementsMatch(t, concat(books, links, []string{"FANFARE_API_KEYS", "FANFARE_TEMPORAL_UI_URL"}), problemsOf[serverSettings](t, wrong))
-	require.ElementsMatch(t, concat(books, links, provider, []string{"FANFARE_RETRY_FAST"}), problemsOf[workerSettings](t, wrong))
+	require.ElementsMatch(t, concat(books, links, webhooks, []string{"FANFARE_API_KEYS", "FANFARE_TEMPORAL_UI_URL"}), problemsOf[serverSettings](t, wrong))
+	require.ElementsMatch(t, concat(books, links, providers, []string{"FANFARE_RETRY_FAST", "FANFARE_RETRY_SLOW"}), problemsOf[workerSettings](t, wrong))
 	require.Equal(t, []string{"FANFARE_API_URL"}, problemsOf[clientSettings](t, wrong))
 }
 
@@ -129,17 +156,92 @@ func TestSettingsThatAreMissing(t *testing.T) {
 	require.Nil(t, problemsOf[serverSettings](t, with(secrets(), "SENDGRID_FROM", "")), "the server sends nothing")
 	require.Nil(t, problemsOf[workerSettings](t, with(secrets(), "SENDGRID_API_KEY", "")), "email is off")
 	require.Equal(t, []string{"FANFARE_RETRY_FAST"}, problemsOf[workerSettings](t, with(secrets(), "FANFARE_RETRY_FAST", "1s,0s")))
+	require.Equal(t, []string{"FANFARE_RETRY_FAST"}, problemsOf[workerSettings](t, with(secrets(), "FANFARE_RETRY_FAST", ",")))
+	require.Equal(t, []string{"FANFARE_RETRY_SLOW"}, problemsOf[workerSettings](t, with(secrets(), "FANFARE_RETRY_SLOW", "0s")))
+	require.Equal(t, []string{"FANFARE_RETRY_SLOW"}, problemsOf[workerSettings](t, with(secrets(), "FANFARE_RETRY_SLOW", "10m,later")))
+}
+
+func TestProvidersOfEmailAreInOrder(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		environ map[string]string
+		asked   []string
+		order   []string
+		lookUps []string
+	}{
+		"none":                     {environ: with(secrets(), "SENDGRID_API_KEY", "")},
+		"one":                      {environ: secrets(), order: []string{"sendgrid"}, lookUps: []string{"sendgrid"}},
+		"all":                      {environ: everyEmail(secrets()), order: []string{"sendgrid", "sendgrid-2", "smtp"}, lookUps: []string{"sendgrid", "sendgrid-2"}},
+		"without the first":        {environ: with(everyEmail(secrets()), "SENDGRID_API_KEY", ""), order: []string{"sendgrid-2", "smtp"}, lookUps: []string{"sendgrid-2"}},
+		"a relay alone":            {environ: with(with(everyEmail(secrets()), "SENDGRID_API_KEY", ""), "SENDGRID_2_API_KEY", ""), order: []string{"smtp"}},
+		"chosen":                   {environ: with(everyEmail(secrets()), "FANFARE_EMAIL_PROVIDERS", "smtp, sendgrid-2 ,sendgrid"), order: []string{"smtp", "sendgrid-2", "sendgrid"}, lookUps: []string{"sendgrid", "sendgrid-2"}},
+		"those left out are asked": {environ: with(everyEmail(secrets()), "FANFARE_EMAIL_PROVIDERS", "smtp"), order: []string{"smtp"}, lookUps: []string{"sendgrid", "sendgrid-2"}},
+		"asked for":                {environ: secrets(), asked: []string{"email"}, order: []string{"sendgrid"}, lookUps: []string{"sendgrid"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s, err := load[workerSettings](tc.environ)
+			require.NoError(t, err)
+			cfg, err := s.providers(tc.asked, http.DefaultClient, slog.New(slog.DiscardHandler))
+			require.NoError(t, err)
+			var order []string
+			for _, sender := range cfg.Senders[fanfare.Email] {
+				order = append(order, sender.Name())
+			}
+			require.Equal(t, tc.order, order)
+			require.Equal(t, len(tc.order) > 0, slices.Contains(s.channels(), fanfare.Email))
+			require.Equal(t, tc.lookUps, slices.Sorted(maps.Keys(cfg.LookUps)))
+		})
+	}
+}
+
+func TestProvidersOfEmailThatCannotBe(t *testing.T) {
+	t.Parallel()
+	for list, want := range map[string]string{
+		"pigeon":                 `FANFARE_EMAIL_PROVIDERS names "pigeon", which there is not; choose among sendgrid, sendgrid-2, smtp`,
+		"sendgrid,":              `FANFARE_EMAIL_PROVIDERS names "", which there is not`,
+		"SendGrid":               `names "SendGrid", which there is not`,
+		"sendgrid, sendgrid":     "names sendgrid twice; name each once",
+		"sendgrid,smtp":          "names smtp, which has no credentials; set SMTP_URL and SMTP_FROM, or leave it out",
+		"sendgrid-2":             "names sendgrid-2, which has no credentials; set SENDGRID_2_API_KEY and SENDGRID_2_FROM",
+		"smtp,smtp,x,sendgrid-2": `names "x"`,
+	} {
+		_, err := load[workerSettings](with(secrets(), "FANFARE_EMAIL_PROVIDERS", list))
+		require.ErrorContains(t, err, want, list)
+	}
+	require.Equal(t, []string{"FANFARE_EMAIL_PROVIDERS", "FANFARE_EMAIL_PROVIDERS", "FANFARE_EMAIL_PROVIDERS"},
+		problemsOf[workerSettings](t, with(secrets(), "FANFARE_EMAIL_PROVIDERS", "smtp,smtp,x")), "each is reported")
+	for setting, without := range map[string]string{"SENDGRID_2_FROM": "SENDGRID_2_API_KEY", "SMTP_FROM": "SMTP_URL"} {
+		environ := everyEmail(secrets())
+		delete(environ, setting)
+		require.Equal(t, []string{setting}, problemsOf[workerSettings](t, environ))
+		delete(environ, without)
+		require.Nil(t, problemsOf[workerSettings](t, environ), "a sender alone turns nothing on")
+	}
+}
+
+func TestWebhooksAreThoseWithAKey(t *testing.T) {
+	t.Parallel()
+	for _, names := range [][]string{nil, {"sendgrid"}, {"sendgrid-2"}, {"sendgrid", "sendgrid-2"}} {
+		environ := secrets()
+		for _, name := range names {
+			environ[map[string]string{"sendgrid": "SENDGRID_WEBHOOK_PUBLIC_KEY", "sendgrid-2": "SENDGRID_2_WEBHOOK_PUBLIC_KEY"}[name]] = " " + aPublicKey + "\n"
+		}
+		s, err := load[serverSettings](environ)
+		require.NoError(t, err)
+		require.Equal(t, names, slices.Sorted(maps.Keys(s.webhooks())))
+	}
 }
 
 func TestSecretsAreRedactedHoweverTheyArePrinted(t *testing.T) {
 	t.Parallel()
-	server, err := load[serverSettings](secrets())
+	server, err := load[serverSettings](everyEmail(secrets()))
 	require.NoError(t, err)
-	worker, err := load[workerSettings](secrets())
+	worker, err := load[workerSettings](everyEmail(secrets()))
 	require.NoError(t, err)
 	client, err := load[clientSettings](secrets())
 	require.NoError(t, err)
-	for _, s := range []any{server, worker, client, &server, server.sendGridConfig(), migrateSettings{server.DatabaseSettings}, operatorSettings{DatabaseSettings: server.DatabaseSettings}} {
+	for _, s := range []any{server, worker, client, &server, server.EmailSettings, migrateSettings{server.DatabaseSettings}, operatorSettings{DatabaseSettings: server.DatabaseSettings}} {
 		var text, asJSON bytes.Buffer
 		slog.New(slog.NewTextHandler(&text, nil)).Info("settings", "all", s)
 		slog.New(slog.NewJSONHandler(&asJSON, nil)).Info("settings", "all", s)

@@ -15,7 +15,6 @@ import (
 	"github.com/fanfare-dev/fanfare/activities"
 	"github.com/fanfare-dev/fanfare/breaker"
 	"github.com/fanfare-dev/fanfare/ledger"
-	"github.com/fanfare-dev/fanfare/providers/sendgrid"
 	"github.com/fanfare-dev/fanfare/render"
 	"github.com/fanfare-dev/fanfare/worker"
 )
@@ -135,9 +134,9 @@ func stopped(err error) error {
 }
 
 // providers are the senders of the channels asked for, or of all that have
-// credentials. A new provider is one more entry here.
+// credentials. A new provider of email is one more entry in emailProviders.
 func (s workerSettings) providers(asked []string, hc *http.Client, log *slog.Logger) (worker.Config, error) {
-	cfg := worker.Config{Senders: map[fanfare.Channel][]activities.Sender{}, LookUps: map[string]activities.LookUp{}}
+	cfg := worker.Config{Senders: map[fanfare.Channel][]activities.Sender{}}
 	on := s.channels()
 	for _, name := range asked {
 		if !slices.Contains(on, fanfare.Channel(name)) {
@@ -151,12 +150,13 @@ func (s workerSettings) providers(asked []string, hc *http.Client, log *slog.Log
 	if len(on) == 0 {
 		log.Warn("no channel has credentials, nothing will be sent", "do", switchOn[fanfare.Email])
 	}
+	email, lookUps, err := s.emailSenders(hc, log)
+	if err != nil {
+		return cfg, err
+	}
+	cfg.LookUps = lookUps // whatever was asked for: every worker reconciles every channel
 	if slices.Contains(on, fanfare.Email) && (len(asked) == 0 || slices.Contains(asked, string(fanfare.Email))) {
-		email, err := sendgrid.New(s.sendGridConfig(), hc)
-		if err != nil {
-			return cfg, err
-		}
-		cfg.Senders[fanfare.Email], cfg.LookUps[email.Name()] = []activities.Sender{email}, email
+		cfg.Senders[fanfare.Email] = email
 	}
 	return cfg, nil
 }
