@@ -26,6 +26,12 @@ const (
 	wakeSpan = 2 * time.Second
 )
 
+// turnOnWebhook says how each provider's webhook is turned on.
+var turnOnWebhook = map[string]string{
+	"sendgrid":   "set SENDGRID_WEBHOOK_PUBLIC_KEY to the key that SendGrid shows for its signed Event Webhook",
+	"sendgrid-2": "set SENDGRID_2_WEBHOOK_PUBLIC_KEY to the key that SendGrid shows for its signed Event Webhook",
+}
+
 // switchOn says how each channel is switched on.
 var switchOn = map[fanfare.Channel]string{fanfare.Email: "set SENDGRID_API_KEY and SENDGRID_FROM"}
 
@@ -41,7 +47,8 @@ Temporal is away. /openapi.yaml describes the API.
 Settings: FANFARE_DATABASE_URL, FANFARE_SECRET, FANFARE_API_KEYS are needed;
 FANFARE_LISTEN (127.0.0.1:8080), FANFARE_PUBLIC_URL, FANFARE_EXPIRES (24h),
 FANFARE_TEMPORAL_ADDRESS, FANFARE_TEMPORAL_NAMESPACE, FANFARE_TEMPORAL_UI_URL.
-Email is on where SENDGRID_API_KEY is set.`,
+Email is on where SENDGRID_API_KEY is set; SendGrid's events are taken in at
+/webhooks/sendgrid where SENDGRID_WEBHOOK_PUBLIC_KEY is.`,
 		Example: "  fanfare server --migrate",
 		Args:    cobra.NoArgs,
 		RunE: does(func(cmd *cobra.Command, _ []string) error {
@@ -72,9 +79,14 @@ func (a *app) serve(ctx context.Context, s serverSettings, migrate bool) error {
 	defer temporal.Close()
 	wakes := newWaker(books.Wake, log)
 	go wakes.run(ctx)
+	webhooks := map[string]server.Webhook{}
+	for name, webhook := range s.webhooks() {
+		webhooks[name] = webhook
+	}
 	srv, err := server.New(server.Config{
 		PublicURL: s.publicURL(), TemporalUI: s.TemporalUI, TemporalNamespace: s.TemporalNamespace,
 		APIKeys: s.APIKeys, Secret: s.Secret, Channels: s.channels(), SwitchOn: switchOn,
+		Webhooks: webhooks, TurnOnWebhook: turnOnWebhook,
 	}, books, wakes.wake, log, server.Check{Name: "temporal", Probe: func(ctx context.Context) error {
 		_, err := temporal.CheckHealth(ctx, &client.CheckHealthRequest{})
 		return err
