@@ -40,7 +40,11 @@ func (l *Ledger) queueSettle(b *pgx.Batch, ref fanfare.BatchRef, call fanfare.Ca
 	for i, step := range l.cfg.Ladder {
 		ladder[i] = seconds(step)
 	}
-	b.Queue(settleSQL, ref.Publication, ref.Channel, ref.N, call, r.Outcome.Kind,
+	statement := settleAllSQL
+	if len(numbers) > 0 {
+		statement = settleNamedSQL
+	}
+	b.Queue(statement, ref.Publication, ref.Channel, ref.N, call, r.Outcome.Kind,
 		textOrNull(r.Outcome.Code), textOrNull(r.Outcome.Detail), textOrNull(r.ProviderID), textOrNull(r.Evidence),
 		seconds(r.Outcome.RetryAfter), seconds(l.cfg.DoubtDeadline), numbers, codes, endedAt, kinds, ladder)
 	if r.Outcome.Kind == fanfare.OutcomeAccepted && r.Evidence != "" {
@@ -48,20 +52,24 @@ func (l *Ledger) queueSettle(b *pgx.Batch, ref fanfare.BatchRef, call fanfare.Ca
 	}
 }
 
-// The outcome of one recipient, d, and its code: its own if the call names it,
-// else the call's.
-const (
-	kindSQL = `COALESCE(($15::text[])[array_position($12::bigint[], d.subscriber_number)], $5)`
-	codeSQL = `(SELECT provider FROM call) || ':' || COALESCE(NULLIF(($13::text[])[array_position($12::bigint[], d.subscriber_number)], ''),
-    CASE WHEN ` + kindSQL + ` = $5 THEN $6 END, ` + kindSQL + `)`
+// Settling a call that names nobody, which is nearly every call, and one that
+// names some: then each row's outcome is looked for by its number.
+var (
+	settleAllSQL   = settleSQL(`$5::text`, `NULL`)
+	settleNamedSQL = settleSQL(`COALESCE(($15::text[])[array_position($12::bigint[], d.subscriber_number)], $5)`,
+		`NULLIF(($13::text[])[array_position($12::bigint[], d.subscriber_number)], '')`)
 )
 
+// settleSQL is the statement with the outcome of a recipient, d, and its own code as given.
+//
 // $1 publication, $2 channel, $3 batch, $4 call, $5 outcome, $6 code, $7
 // detail, $8 provider's id, $9 evidence, $10 seconds to wait, $11 seconds from a call's
 // end to its doubt's deadline, $12, $13 and $15 the numbers, codes and outcomes of
 // those with an outcome of their own, $14 when the call ended (null: now), $16 the
 // ladder: seconds to wait after the first attempt that counts, the second, and so on.
-const settleSQL = `
+func settleSQL(kind, code string) string {
+	code = `(SELECT provider FROM call) || ':' || COALESCE(` + code + `, CASE WHEN ` + kind + ` = $5 THEN $6 END, ` + kind + `)`
+	return `
 WITH call AS (
   UPDATE calls SET outcome = $5::text::outcome, ended_at = COALESCE($14, clock_timestamp()), code = $6, detail = $7,
     provider_id = COALESCE($8, provider_id), evidence = COALESCE($9, evidence)
@@ -75,12 +83,12 @@ WITH call AS (
   -- sub-selects, because a join with the call makes a generic plan read the whole table,
   -- and one with those named would cost every call what few of them need.
   UPDATE deliveries d SET
-    state = CASE ` + kindSQL + ` WHEN 'rejected' THEN 'failed' WHEN 'accepted' THEN 'sent' WHEN 'ambiguous' THEN 'in_doubt'
+    state = CASE ` + kind + ` WHEN 'rejected' THEN 'failed' WHEN 'accepted' THEN 'sent' WHEN 'ambiguous' THEN 'in_doubt'
       WHEN 'throttled' THEN CASE WHEN d.attempts >= cardinality($16::float8[]) THEN 'dead' ELSE 'pending' END ELSE 'pending' END::delivery_state,
-    reason = CASE WHEN ` + kindSQL + ` = 'throttled' AND d.attempts >= cardinality($16) THEN 'retries_exhausted' END,
-    code = CASE WHEN ` + kindSQL + ` = 'rejected' OR ` + kindSQL + ` = 'throttled' AND d.attempts >= cardinality($16) THEN ` + codeSQL + ` END,
-    attempts = d.attempts + (` + kindSQL + ` = 'throttled')::int,
-    due_at = CASE ` + kindSQL + ` WHEN 'rejected' THEN NULL WHEN 'accepted' THEN NULL
+    reason = CASE WHEN ` + kind + ` = 'throttled' AND d.attempts >= cardinality($16) THEN 'retries_exhausted' END,
+    code = CASE WHEN ` + kind + ` = 'rejected' OR ` + kind + ` = 'throttled' AND d.attempts >= cardinality($16) THEN ` + code + ` END,
+    attempts = d.attempts + (` + kind + ` = 'throttled')::int,
+    due_at = CASE ` + kind + ` WHEN 'rejected' THEN NULL WHEN 'accepted' THEN NULL
       WHEN 'ambiguous' THEN (SELECT ended_at FROM call) + make_interval(secs => $11)
       WHEN 'throttled' THEN CASE WHEN d.attempts < cardinality($16)
         THEN clock_timestamp() + make_interval(secs => GREATEST($10, ($16)[d.attempts + 1])) END
@@ -90,7 +98,7 @@ WITH call AS (
     AND d.subscriber_number >= (SELECT first_number FROM call) AND d.subscriber_number <= (SELECT last_number FROM call)
     AND (d.state IN ('sending', 'in_doubt')
       OR $5 = 'accepted' AND d.state IN ('pending', 'dead') AND d.subscriber_number <> ALL ($12::bigint[]))
-  RETURNING d.subscriber_number, ` + kindSQL + ` AS kind, CASE WHEN ` + kindSQL + ` <> $5 OR $5 = 'rejected' THEN ` + codeSQL + ` END AS code
+  RETURNING d.subscriber_number, ` + kind + ` AS kind, CASE WHEN ` + kind + ` <> $5 OR $5 = 'rejected' THEN ` + code + ` END AS code
 ), attempted AS (
   INSERT INTO attempts (publication_id, subscriber_number, channel, call_id, outcome, code)
   SELECT $1, subscriber_number, $2, $4, kind::outcome, code
@@ -101,7 +109,10 @@ WITH call AS (
   SELECT $1, $4, $2, call.provider, call.ended_at, call.ended_at + make_interval(secs => $11), clock_timestamp()
   FROM call WHERE $5 = 'ambiguous'
 )
-DELETE FROM doubts WHERE publication_id = $1 AND call_id = $4 AND EXISTS (SELECT FROM call WHERE $5 <> 'ambiguous')`
+DELETE FROM doubts WHERE publication_id = $1 AND call_id = $4 AND EXISTS (SELECT FROM call WHERE $5 <> 'ambiguous')
+  AND cardinality($13::text[]) = cardinality($15::text[]) -- they go together
+`
+}
 
 // proveSQL gives proof that a call was accepted to those whom a later call holds
 // by now, and did not reach for certain: they were sent to. One that may be under way is
