@@ -131,6 +131,31 @@ func TestSenderDoesNotPrintItsKey(t *testing.T) {
 	require.Equal(t, 1000, s.MaxRecipients())
 }
 
+// Two accounts are told apart in records, and messages name the settings of theirs.
+func TestSecondAccount(t *testing.T) {
+	t.Parallel()
+	_, err := sendgrid.New(sendgrid.Config{Name: "sendgrid-2"}, http.DefaultClient)
+	var invalid *fanfare.InvalidError
+	require.ErrorAs(t, err, &invalid)
+	require.Equal(t, []fanfare.Violation{
+		{Field: "SENDGRID_2_API_KEY", Detail: "must not be empty"},
+		{Field: "SENDGRID_2_FROM", Detail: `must be an address or "Name <address>"`},
+	}, invalid.Violations)
+
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		taken(r)
+		w.WriteHeader(http.StatusUnauthorized)
+	}))
+	t.Cleanup(server.Close)
+	s, err := sendgrid.New(sendgrid.Config{Name: "sendgrid-2", APIKey: "SG.x", BaseURL: server.URL, From: "a@b.example"}, server.Client())
+	require.NoError(t, err)
+	require.Equal(t, "sendgrid-2", s.Name())
+	ctx, _ := leased(t)
+	require.Contains(t, s.Send(ctx, call(1)).Outcome.Detail, "SENDGRID_2_API_KEY")
+	_, err = s.LookUp(t.Context(), callID, time.Now())
+	require.ErrorContains(t, err, "at sendgrid-2: status 401")
+}
+
 // The request as SendGrid sees it. Personalizations are whole each: see request.go.
 func TestSendRequest(t *testing.T) {
 	t.Parallel()
@@ -223,6 +248,7 @@ func TestSendAnswers(t *testing.T) {
 		split      bool
 		rejected   []int
 		retryAfter time.Duration
+		account    bool
 		says       string
 	}{
 		"accepted":                 {status: 202, want: fanfare.OutcomeAccepted},
@@ -257,23 +283,23 @@ func TestSendAnswers(t *testing.T) {
 		"nobody named, one recipient":   {status: 400, recipients: 1, body: refusal("", "Bad Request"), want: fanfare.OutcomeRejected},
 		"another 4xx":                   {status: 422, body: refusal("", "x"), want: fanfare.OutcomeReleased, split: true},
 		"another 4xx, one recipient":    {status: 415, recipients: 1, body: refusal("", "x"), want: fanfare.OutcomeRejected},
-		"the sender":                    {status: 400, body: refusal("from.email", "The from email does not contain a valid address."), want: fanfare.OutcomeUnavailable, says: "from.email"},
-		"the sender and a recipient":    {status: 400, body: refusal("personalizations.0.to.0.email", "x", "from", "y", "content", "z"), want: fanfare.OutcomeUnavailable, says: "from: y"},
-		"reply_to":                      {status: 400, body: refusal("reply_to.email", "x"), want: fanfare.OutcomeUnavailable},
-		"categories":                    {status: 400, body: refusal("categories.0", "x"), want: fanfare.OutcomeUnavailable},
-		"what we write into each":       {status: 400, body: refusal("personalizations.0.substitutions", "x", "personalizations.1.substitutions", "x"), want: fanfare.OutcomeUnavailable},
+		"the sender":                    {status: 400, body: refusal("from.email", "The from email does not contain a valid address."), want: fanfare.OutcomeUnavailable, account: true, says: "from.email"},
+		"the sender and a recipient":    {status: 400, body: refusal("personalizations.0.to.0.email", "x", "from", "y", "content", "z"), want: fanfare.OutcomeUnavailable, account: true, says: "from: y"},
+		"reply_to":                      {status: 400, body: refusal("reply_to.email", "x"), want: fanfare.OutcomeUnavailable, account: true},
+		"categories":                    {status: 400, body: refusal("categories.0", "x"), want: fanfare.OutcomeUnavailable, account: true},
+		"what we write into each":       {status: 400, body: refusal("personalizations.0.substitutions", "x", "personalizations.1.substitutions", "x"), want: fanfare.OutcomeUnavailable, account: true},
 		"subject":                       {status: 400, body: refusal("subject", "The subject is required."), want: fanfare.OutcomeRejected, says: "The subject is required."},
 		"content":                       {status: 400, body: refusal("content.0.value", "x"), want: fanfare.OutcomeRejected},
 		"content and a recipient":       {status: 400, body: refusal("personalizations.0.to", "x", "content[0].value", "y"), want: fanfare.OutcomeRejected},
 		"too large":                     {status: 413, body: htmlPage, want: fanfare.OutcomeReleased, split: true},
 		"too large for one":             {status: 413, recipients: 1, body: htmlPage, want: fanfare.OutcomeRejected},
-		"key":                           {status: 401, body: refusal("", "authorization required"), want: fanfare.OutcomeUnavailable, says: "SENDGRID_API_KEY"},
-		"billing":                       {status: 402, want: fanfare.OutcomeUnavailable, says: "billing"},
-		"sender not verified":           {status: 403, body: refusal("from", "The from address does not match a verified Sender Identity."), want: fanfare.OutcomeUnavailable, says: "SENDGRID_FROM"},
-		"wrong place":                   {status: 404, want: fanfare.OutcomeUnavailable, says: "SENDGRID_BASE_URL"},
-		"wrong method":                  {status: 405, want: fanfare.OutcomeUnavailable},
-		"moved":                         {status: 301, header: header{"Location": "/elsewhere"}, want: fanfare.OutcomeUnavailable, says: "SENDGRID_BASE_URL"},
-		"moved, method and body kept":   {status: 307, header: header{"Location": "/elsewhere"}, want: fanfare.OutcomeUnavailable},
+		"key":                           {status: 401, body: refusal("", "authorization required"), want: fanfare.OutcomeUnavailable, account: true, says: "SENDGRID_API_KEY"},
+		"billing":                       {status: 402, want: fanfare.OutcomeUnavailable, account: true, says: "billing"},
+		"sender not verified":           {status: 403, body: refusal("from", "The from address does not match a verified Sender Identity."), want: fanfare.OutcomeUnavailable, account: true, says: "SENDGRID_FROM"},
+		"wrong place":                   {status: 404, want: fanfare.OutcomeUnavailable, account: true, says: "SENDGRID_BASE_URL"},
+		"wrong method":                  {status: 405, want: fanfare.OutcomeUnavailable, account: true},
+		"moved":                         {status: 301, header: header{"Location": "/elsewhere"}, want: fanfare.OutcomeUnavailable, account: true, says: "SENDGRID_BASE_URL"},
+		"moved, method and body kept":   {status: 307, header: header{"Location": "/elsewhere"}, want: fanfare.OutcomeUnavailable, account: true},
 		"throttled":                     {status: 429, body: refusal("", "too many requests"), want: fanfare.OutcomeThrottled},
 		"throttled, seconds":            {status: 429, header: header{"Retry-After": "7"}, want: fanfare.OutcomeThrottled, retryAfter: 7 * time.Second},
 		"throttled, at once":            {status: 429, header: header{"Retry-After": "0"}, want: fanfare.OutcomeThrottled, retryAfter: time.Second},
@@ -284,6 +310,17 @@ func TestSendAnswers(t *testing.T) {
 		"throttled, beyond all sense":   {status: 429, header: header{"Retry-After": "4294967295"}, want: fanfare.OutcomeThrottled, retryAfter: 24 * time.Hour},
 		"throttled, nonsense":           {status: 429, header: header{"Retry-After": "soon", "X-RateLimit-Reset": "-1"}, want: fanfare.OutcomeThrottled},
 		"not available":                 {status: 503, body: htmlPage, want: fanfare.OutcomeUnavailable},
+		"throttled, date in the past":   {status: 429, header: header{"Date": date, "Retry-After": "Fri, 20 Nov 2026 09:59:00 GMT"}, want: fanfare.OutcomeThrottled, retryAfter: time.Second},
+		"throttled, date of old":        {status: 429, header: header{"Date": date, "Retry-After": "Friday, 20-Nov-26 10:01:00 GMT"}, want: fanfare.OutcomeThrottled, retryAfter: time.Minute},
+		"throttled, date of C":          {status: 429, header: header{"Date": date, "Retry-After": "Fri Nov 20 10:02:00 2026"}, want: fanfare.OutcomeThrottled, retryAfter: 2 * time.Minute},
+		"throttled, date before reset":  {status: 429, header: header{"Date": date, "Retry-After": "Fri, 20 Nov 2026 10:00:30 GMT", "X-RateLimit-Reset": "1795168812"}, want: fanfare.OutcomeThrottled, retryAfter: 30 * time.Second},
+		"throttled, some left":          {status: 429, header: header{"Date": date, "X-RateLimit-Remaining": "5", "X-RateLimit-Reset": "1795168812"}, want: fanfare.OutcomeThrottled, retryAfter: 12 * time.Second},
+		"throttled, nonsense and reset": {status: 429, header: header{"Date": date, "Retry-After": "1.5", "X-RateLimit-Reset": "1795168812"}, want: fanfare.OutcomeThrottled, retryAfter: 12 * time.Second},
+		"not available until a date":    {status: 503, header: header{"Date": date, "Retry-After": "Fri, 20 Nov 2026 10:00:41 GMT"}, want: fanfare.OutcomeUnavailable, retryAfter: 41 * time.Second},
+		"not available, a date passed":  {status: 503, header: header{"Date": date, "Retry-After": "Fri, 20 Nov 2026 10:00:00 GMT"}, want: fanfare.OutcomeUnavailable, retryAfter: time.Second},
+		"not available, some left":      {status: 503, header: header{"Date": date, "X-RateLimit-Remaining": "5", "X-RateLimit-Reset": "1795168812"}, want: fanfare.OutcomeUnavailable},
+		"not available, nothing left":   {status: 503, header: header{"Date": date, "X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "1795168812"}, want: fanfare.OutcomeUnavailable, retryAfter: 12 * time.Second},
+		"not available, limit unknown":  {status: 503, header: header{"Date": date, "X-RateLimit-Reset": "1795168812"}, want: fanfare.OutcomeUnavailable},
 		"not available, and says until": {status: 503, header: header{"Retry-After": "20"}, want: fanfare.OutcomeUnavailable, retryAfter: 20 * time.Second},
 		"request time-out":              {status: 408, want: fanfare.OutcomeAmbiguous},
 		"failed":                        {status: 500, body: refusal("", "internal server error"), want: fanfare.OutcomeAmbiguous},
@@ -313,6 +350,7 @@ func TestSendAnswers(t *testing.T) {
 			require.Equal(t, fmt.Sprint(tc.status), reply.Outcome.Code)
 			require.Equal(t, tc.split, reply.Split)
 			require.Equal(t, tc.retryAfter, reply.Outcome.RetryAfter)
+			require.Equal(t, tc.account, reply.Outcome.Account)
 			require.Contains(t, reply.Outcome.Detail, tc.says)
 			require.Less(t, len(reply.Outcome.Detail), 256)
 			require.NotContains(t, reply.Outcome.Detail, "@")
@@ -321,6 +359,7 @@ func TestSendAnswers(t *testing.T) {
 				rejected = append(rejected, i)
 				require.Equal(t, fanfare.OutcomeRejected, o.Kind)
 				require.Equal(t, fmt.Sprint(tc.status), o.Code)
+				require.False(t, o.Account)
 				require.NotContains(t, o.Detail, "@")
 			}
 			slices.Sort(rejected)

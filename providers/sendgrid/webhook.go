@@ -41,17 +41,28 @@ type Webhook struct {
 // verification key as SendGrid shows it: base64 of DER. The error matches
 // fanfare.ErrInvalid and names the setting.
 func NewWebhook(name, publicKey string) (*Webhook, error) {
-	// Not by the SDK's helper, which panics when it reads a key of another kind.
-	der, _ := base64.StdEncoding.DecodeString(publicKey)
-	parsed, _ := x509.ParsePKIXPublicKey(der)
-	key, ok := parsed.(*ecdsa.PublicKey)
-	if !ok || key.Curve != elliptic.P256() {
+	key := readKey(publicKey)
+	if key == nil {
 		return nil, fmt.Errorf("configure the webhook of %s: %w", name, &fanfare.InvalidError{Violations: []fanfare.Violation{{
 			Field:  settingName(name, "WEBHOOK_PUBLIC_KEY"),
 			Detail: "must be the verification key that SendGrid shows for its signed Event Webhook, base64 in one line that begins with MFkwEwYH",
 		}}})
 	}
 	return &Webhook{name: name, key: key}, nil
+}
+
+// readKey reads a key on the curve P-256, and nothing else. It does not use the SDK's
+// helper, which panics on a key of another kind.
+func readKey(text string) *ecdsa.PublicKey {
+	der, err := base64.StdEncoding.DecodeString(text)
+	if err != nil {
+		return nil
+	}
+	parsed, err := x509.ParsePKIXPublicKey(der)
+	if key, ok := parsed.(*ecdsa.PublicKey); err == nil && ok && key.Curve == elliptic.P256() {
+		return key
+	}
+	return nil
 }
 
 // Events gives the events of a post, in its order. body is the body as it came,
@@ -66,17 +77,7 @@ func (w *Webhook) Events(header http.Header, body []byte, now time.Time) ([]fanf
 	if err := w.verify(header, body, now); err != nil {
 		return nil, fmt.Errorf("verify a post of %s: %w", w.name, err)
 	}
-	var entries []json.RawMessage
-	if err := json.Unmarshal(body, &entries); err != nil || entries == nil {
-		return nil, fmt.Errorf("read a post of %s: the body is not a JSON array: %w", w.name, fanfare.ErrInvalid)
-	}
-	events := make([]fanfare.ProviderEvent, 0, len(entries))
-	for _, entry := range entries {
-		if event, ok := w.event(entry); ok {
-			events = append(events, event)
-		}
-	}
-	return events, nil
+	return w.read(body)
 }
 
 // verify looks at the time last: only a signed one says anything.
@@ -94,6 +95,21 @@ func (w *Webhook) verify(header http.Header, body []byte, now time.Time) error {
 		return fanfare.ErrStaleSignature
 	}
 	return nil
+}
+
+// read reads a body that was verified.
+func (w *Webhook) read(body []byte) ([]fanfare.ProviderEvent, error) {
+	var entries []json.RawMessage
+	if err := json.Unmarshal(body, &entries); err != nil || entries == nil {
+		return nil, fmt.Errorf("read a post of %s: the body is not a JSON array: %w", w.name, fanfare.ErrInvalid)
+	}
+	events := make([]fanfare.ProviderEvent, 0, len(entries))
+	for _, entry := range entries {
+		if event, ok := w.event(entry); ok {
+			events = append(events, event)
+		}
+	}
+	return events, nil
 }
 
 // eventTypes are the events that mean something here. A group_resubscribe does
