@@ -62,4 +62,7 @@ type Doubt struct {
 	// Unheard is true when the provider reports events of this publication, and
 	// none of Witness yet: then their absence means nothing.
 	Unheard bool
+	// Final is true when nothing is sent for the publication any more: without
+	// evidence the call's recipients are held, and to wait longer would keep it from ending.
+	Final bool
 }

@@ -28,9 +28,18 @@ type LookUp interface {
 type Reconciling struct {
 	Doubter Doubter
 	Settler Settler
-	// LookUps are the providers that can be asked, by name.
+	// LookUps are all providers that ever made calls, by name; NoLookUp for those
+	// that cannot be asked. One that is missing is not known here: nothing is decided then.
 	LookUps map[string]LookUp
 	Log     *slog.Logger
+}
+
+// NoLookUp is a provider that offers no look-up.
+type NoLookUp struct{}
+
+// LookUp always says that it cannot.
+func (NoLookUp) LookUp(context.Context, fanfare.CallID, time.Time) (fanfare.Sighting, error) {
+	return fanfare.Sighting{}, fanfare.ErrNoLookUp
 }
 
 const (
@@ -79,7 +88,7 @@ func (r *Reconciling) Reconcile(ctx context.Context, in ReconcileInput) (Reconci
 
 // reconcile looks one call up. Only presence is evidence: a look-up that shows
 // nothing is repeated until the deadline, and the deadline moves while the look-up fails
-// or does not show what it should.
+// or does not show what it should, as long as anybody could still be sent to.
 func (r *Reconciling) reconcile(ctx context.Context, d fanfare.Doubt) (settled bool, err error) {
 	sighting, err := r.lookUp(ctx, d, d.Call)
 	switch {
@@ -88,6 +97,8 @@ func (r *Reconciling) reconcile(ctx context.Context, d fanfare.Doubt) (settled b
 			Outcome: fanfare.Outcome{Kind: fanfare.OutcomeAccepted, Detail: "found by look-up"}, Evidence: sighting.Evidence,
 		})
 		return err == nil, err
+	case d.Overdue && d.Final:
+		return true, r.Doubter.ApplyPolicy(ctx, d)
 	case errors.Is(err, fanfare.ErrNoLookUp):
 		switch {
 		case !d.Overdue:
@@ -120,7 +131,7 @@ func (r *Reconciling) decideWithout(ctx context.Context, d fanfare.Doubt) (bool,
 func (r *Reconciling) lookUp(ctx context.Context, d fanfare.Doubt, call fanfare.CallID) (fanfare.Sighting, error) {
 	provider, ok := r.LookUps[d.Provider]
 	if !ok {
-		return fanfare.Sighting{}, fanfare.ErrNoLookUp
+		return fanfare.Sighting{}, fmt.Errorf("look up call %s: this worker has no account at %s", call, d.Provider)
 	}
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()

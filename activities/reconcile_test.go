@@ -101,6 +101,7 @@ func TestReconcileOneDoubt(t *testing.T) {
 		overdue  bool
 		witness  fanfare.CallID
 		unheard  bool
+		final    bool
 		did      string
 		extended bool
 	}{
@@ -116,6 +117,12 @@ func TestReconcileOneDoubt(t *testing.T) {
 		"an account without look-ups waits for events": {shows: shown{own: "cannot"}, did: "look again own"},
 		"an account without look-ups at the deadline":  {shows: shown{own: "cannot"}, overdue: true, witness: witness, did: "apply policy own"},
 		"only events, and they are late":               {shows: shown{own: "cannot"}, overdue: true, witness: witness, unheard: true, did: "look again own", extended: true},
+		"a look-up that fails, and nothing is sent":    {shows: shown{own: "fails"}, overdue: true, witness: witness, final: true, did: "apply policy own"},
+		"witness absent, and nothing is sent":          {shows: shown{}, overdue: true, witness: witness, final: true, did: "apply policy own"},
+		"late events, and nothing is sent":             {shows: shown{own: "cannot"}, overdue: true, witness: witness, unheard: true, final: true, did: "apply policy own"},
+		"nothing is sent, before the deadline":         {shows: shown{}, witness: witness, final: true, did: "look again own"},
+		"presence is evidence to the end":              {shows: shown{own: "shown"}, overdue: true, final: true, did: "settle own of batch 3"},
+		"a provider this worker does not know":         {provider: "another", overdue: true, witness: witness, did: "look again own", extended: true},
 		"a provider without look-ups":                  {provider: "smtp", did: "look again own"},
 		"a provider without look-ups at the deadline":  {provider: "smtp", overdue: true, witness: witness, did: "apply policy own"},
 	} {
@@ -123,13 +130,13 @@ func TestReconcileOneDoubt(t *testing.T) {
 			t.Parallel()
 			doubt := fanfare.Doubt{
 				Ref:  fanfare.BatchRef{Publication: publicationID, Channel: fanfare.Email, N: 3},
-				Call: own, Provider: "sandbox", EndedAt: callEnded, Overdue: test.overdue, Witness: test.witness, Unheard: test.unheard,
+				Call: own, Provider: "sandbox", EndedAt: callEnded, Overdue: test.overdue, Witness: test.witness, Unheard: test.unheard, Final: test.final,
 			}
 			if test.provider != "" {
 				doubt.Provider = test.provider
 			}
 			book := &doubtBook{due: []fanfare.Doubt{doubt}}
-			result, err := reconcile(t, book, map[string]activities.LookUp{"sandbox": test.shows})
+			result, err := reconcile(t, book, map[string]activities.LookUp{"sandbox": test.shows, "smtp": activities.NoLookUp{}})
 			require.NoError(t, err)
 			require.Equal(t, []string{test.did}, book.did)
 			require.Equal(t, test.extended, book.extended)
@@ -147,7 +154,7 @@ func TestReconcileOneDoubt(t *testing.T) {
 			}
 
 			book.err = fanfare.ErrUnavailable
-			_, err = reconcile(t, book, map[string]activities.LookUp{"sandbox": test.shows})
+			_, err = reconcile(t, book, map[string]activities.LookUp{"sandbox": test.shows, "smtp": activities.NoLookUp{}})
 			require.ErrorContains(t, err, fanfare.ErrUnavailable.Error(), "what could not be written is not settled")
 		})
 	}

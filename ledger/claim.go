@@ -117,9 +117,11 @@ candidate AS MATERIALIZED (
     WHERE c.ended AND s.topic_id = (SELECT topic_id FROM gate) AND s.subscriber_number = c.subscriber_number AND s.ended_cut IS NULL LIMIT 1) again ON true
   LEFT JOIN LATERAL (SELECT true AS yes FROM suppressions x
     WHERE x.channel = $2::channel::text AND x.address_hash = c.address_hash LIMIT 1) suppressed ON true
-  -- Who was sent to before the address became a shared one has no row in shared_addresses.
+  -- Who was sent to before the address became a shared one has no row in shared_addresses. Who
+  -- waits was not: if both wait, shared_addresses decides between them.
   LEFT JOIN LATERAL (SELECT true AS yes FROM subscribers o CROSS JOIN LATERAL (
-      SELECT FROM deliveries d WHERE d.publication_id = $1 AND d.channel = $2 AND d.subscriber_number = o.subscriber_number AND d.state <> 'skipped' OFFSET 0) d
+      SELECT FROM deliveries d WHERE d.publication_id = $1 AND d.channel = $2 AND d.subscriber_number = o.subscriber_number
+        AND (d.state NOT IN ('skipped', 'pending') OR d.resends > 0) OFFSET 0) d
     WHERE c.shared AND o.email_hash = c.address_hash AND o.subscriber_number <> c.subscriber_number LIMIT 1) earlier ON true
 ), taken AS (
   INSERT INTO shared_addresses (publication_id, channel, address_hash, subscriber_number)

@@ -267,14 +267,29 @@ func TestAnAddressSharedOnlyLaterIsNotSentToAgain(t *testing.T) {
 		w.imported(3, 3, func(int) fanfare.Subscriber {
 			return fanfare.Subscriber{ID: "reader-3", Email: "Reader-1@mail.example"}
 		})
-		require.Empty(t, w.claimNew(ref, 10).Recipients, "the first is %q", kind)
-		require.Equal(t, "skipped duplicate_address", w.state(ref, 2))
-		require.Equal(t, "skipped duplicate_address", w.state(ref, 3))
-		if kind == fanfare.OutcomeReleased {
-			require.Equal(t, []int{1}, numbers(w.claimDue(ref, 10)), "its turn it is still")
+		if kind == fanfare.OutcomeReleased { // nobody was sent to: whoever is claimed first now is
+			require.Equal(t, []int{2}, numbers(w.claimNew(ref, 10)))
+			require.Empty(t, w.claimDue(ref, 10).Recipients)
+			require.Equal(t, "skipped duplicate_address", w.state(ref, 1))
+		} else {
+			require.Empty(t, w.claimNew(ref, 10).Recipients, "the first is %q", kind)
+			require.Equal(t, "skipped duplicate_address", w.state(ref, 2))
 		}
+		require.Equal(t, "skipped duplicate_address", w.state(ref, 3))
 		w.balanced()
 	}
+}
+
+func TestOfTwoWhoWaitAndShareAnAddressSinceOneIsSentTo(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.subscribed(2)
+	ref := w.running("article-1", 10)
+	w.settle(ref, w.claimNew(ref, 10).Call, fanfare.OutcomeUnavailable)
+	w.put(fanfare.Subscriber{ID: reader(2), Email: "reader-1@mail.example"})
+	require.Equal(t, []int{1}, numbers(w.claimDue(ref, 10)))
+	require.Equal(t, "skipped duplicate_address", w.state(ref, 2))
+	w.balanced()
 }
 
 // Many claim different batches at once; families are spread over them, and

@@ -21,7 +21,7 @@ func (l *Ledger) Doubts(ctx context.Context, id fanfare.PublicationID, channel f
 	}
 	due, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (fanfare.Doubt, error) {
 		d := fanfare.Doubt{Ref: fanfare.BatchRef{Publication: id, Channel: channel}}
-		err := row.Scan(&d.Call, &d.Ref.N, &d.Provider, &d.EndedAt, &d.Looks, &d.Overdue, &d.Witness, &d.Unheard)
+		err := row.Scan(&d.Call, &d.Ref.N, &d.Provider, &d.EndedAt, &d.Looks, &d.Overdue, &d.Witness, &d.Unheard, &d.Final)
 		return d, err
 	})
 	if err != nil {
@@ -42,8 +42,9 @@ SELECT d.call_id, c.batch, d.provider, d.call_ended_at, d.looks,
   d.deadline <= clock_timestamp() AND NOT EXISTS (SELECT FROM event_inbox i WHERE i.received_at <= d.deadline),
   COALESCE(w.call_id::text, ''),
   w.call_id IS NOT NULL AND EXISTS (SELECT FROM events e WHERE e.publication_id = $1) AND NOT EXISTS (
-    SELECT FROM events e WHERE e.publication_id = $1 AND e.channel = $2 AND e.call_id = w.call_id AND e.subscriber_number BETWEEN w.first_number AND w.last_number)
-FROM doubts d JOIN calls c USING (publication_id, call_id) LEFT JOIN LATERAL (
+    SELECT FROM events e WHERE e.publication_id = $1 AND e.channel = $2 AND e.call_id = w.call_id AND e.subscriber_number BETWEEN w.first_number AND w.last_number),
+  p.state NOT IN ('running', 'paused') OR p.expires_at <= clock_timestamp()
+FROM doubts d JOIN publications p USING (publication_id) JOIN calls c USING (publication_id, call_id) LEFT JOIN LATERAL (
   (SELECT w.call_id, w.first_number, w.last_number FROM calls w WHERE w.publication_id = $1 AND w.channel = $2 AND w.provider = d.provider
      AND w.outcome = 'accepted' AND w.call_id >= uuid_v7_floor(d.call_ended_at) ORDER BY w.call_id LIMIT 1)
   UNION ALL

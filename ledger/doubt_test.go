@@ -345,3 +345,18 @@ func TestEventsThatAreLateKeepADoubtOpen(t *testing.T) {
 	require.NoError(t, err)
 	require.False(t, due().Unheard)
 }
+
+func TestADoubtIsFinalWhenNothingIsSentAnyMore(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.subscribed(2)
+	ref := w.running("article-1", 10)
+	w.doubtful(ref, 1)
+	require.False(t, w.dueDoubts(ref.Publication)[0].Final)
+	w.exec(`UPDATE publications SET expires_at = clock_timestamp() + interval '1 ms', accepted_at = accepted_at - interval '1 h'`)
+	require.Eventually(t, func() bool { return w.dueDoubts(ref.Publication)[0].Final }, time.Minute, time.Millisecond)
+	w.exec(`UPDATE publications SET expires_at = clock_timestamp() + interval '1 h'`)
+	_, err := w.Cancel(t.Context(), ref.Publication)
+	require.NoError(t, err)
+	require.True(t, w.dueDoubts(ref.Publication)[0].Final)
+}

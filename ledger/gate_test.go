@@ -283,3 +283,19 @@ func TestAResumeDoesNotHoldUpAPause(t *testing.T) {
 		}
 	}
 }
+
+// The database's clock is set forward, or another server with another clock took
+// over, between a claim and a cancel.
+func TestACancelDoesNotTrustTheDatabasesClock(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.subscribed(1)
+	ref := w.running("article-1", 10)
+	start := time.Now()
+	c := w.claimNew(ref, 1)
+	lease := fanfare.NewLease(c.Call, start, c.BeginWithin, c.CallWithin)
+	w.age(c.Call, 2*time.Second)
+	_, err := w.Cancel(t.Context(), ref.Publication)
+	require.NoError(t, err)
+	require.ErrorIs(t, lease.MayBegin(), fanfare.ErrTooLate, "cancel has been answered")
+}

@@ -187,6 +187,11 @@ func (m *model) spread(n int, kind fanfare.OutcomeKind, rejected int) {
 			continue
 		}
 		held := p.state == "sending" || p.state == "in_doubt"
+		if before := m.reachedBefore(i, n); held && kind != fanfare.OutcomeAccepted && p.resends > 0 && before >= 0 {
+			p.state, p.reason, p.call = "sent", "", before
+			c.tried[i] = kind != fanfare.OutcomeRejected
+			continue
+		}
 		givenUp := p.state == "pending" || p.state == "dead"
 		switch {
 		case held && i == rejected:
@@ -206,6 +211,14 @@ func (m *model) spread(n int, kind fanfare.OutcomeKind, rejected int) {
 			p.state, p.reason = "sent", ""
 		}
 	}
+}
+
+// reachedBefore is the first call, other than the nth, that was accepted after
+// all and had i in it; -1: none.
+func (m *model) reachedBefore(i, n int) int {
+	return slices.IndexFunc(m.calls, func(c modelCall) bool {
+		return c.id != m.calls[n].id && c.outcome == fanfare.OutcomeAccepted && c.tried[i]
+	})
 }
 
 // prove brings proof that a call was accepted, whatever was thought of it.

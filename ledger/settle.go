@@ -40,6 +40,9 @@ func (l *Ledger) queueSettle(b *pgx.Batch, ref fanfare.BatchRef, call fanfare.Ca
 	for i, step := range l.cfg.Ladder {
 		ladder[i] = seconds(step)
 	}
+	if r.Outcome.Kind != fanfare.OutcomeAccepted {
+		b.Queue(reachedBeforeSQL, ref.Publication, ref.Channel, ref.N, call, r.Outcome.Kind)
+	}
 	statement := settleAllSQL
 	if len(numbers) > 0 {
 		statement = settleNamedSQL
@@ -113,6 +116,30 @@ DELETE FROM doubts WHERE publication_id = $1 AND call_id = $4 AND EXISTS (SELECT
   AND cardinality($13::text[]) = cardinality($15::text[]) -- they go together
 `
 }
+
+// reachedBeforeSQL spares those whom a call did not reach for certain the next one,
+// when an earlier call of theirs was proven to be accepted meanwhile: they were sent to. $1
+// publication, $2 channel, $3 batch, $4 call, $5 its outcome.
+const reachedBeforeSQL = `
+WITH reached AS MATERIALIZED (
+  SELECT d.subscriber_number, (SELECT a.call_id FROM attempts a JOIN calls c USING (publication_id, call_id)
+    WHERE a.publication_id = $1 AND a.subscriber_number = d.subscriber_number AND a.channel = $2 AND a.call_id <> $4
+      AND a.outcome <> 'rejected' AND c.outcome = 'accepted' ORDER BY a.call_id LIMIT 1) AS call_id
+  FROM deliveries d
+  WHERE d.publication_id = $1 AND d.channel = $2 AND d.batch = $3 AND d.call_id = $4 AND d.state IN ('sending', 'in_doubt') AND d.resends > 0
+    AND d.subscriber_number >= (SELECT first_number FROM calls WHERE publication_id = $1 AND call_id = $4)
+    AND d.subscriber_number <= (SELECT last_number FROM calls WHERE publication_id = $1 AND call_id = $4)
+), noted AS (
+  INSERT INTO attempts (publication_id, subscriber_number, channel, call_id, outcome)
+  SELECT $1, subscriber_number, $2, $4, $5::text::outcome FROM reached WHERE call_id IS NOT NULL
+  ON CONFLICT DO NOTHING
+)
+UPDATE deliveries d SET state = 'sent', call_id = (SELECT call_id FROM reached r WHERE r.subscriber_number = d.subscriber_number),
+  reason = NULL, code = NULL, due_at = NULL, changed_at = clock_timestamp()
+WHERE d.publication_id = $1 AND d.channel = $2
+  AND d.subscriber_number >= (SELECT min(subscriber_number) FROM reached WHERE call_id IS NOT NULL)
+  AND d.subscriber_number <= (SELECT max(subscriber_number) FROM reached WHERE call_id IS NOT NULL)
+  AND (d.subscriber_number IN (SELECT subscriber_number FROM reached WHERE call_id IS NOT NULL)) IS TRUE`
 
 // proveSQL gives proof that a call was accepted to those whom a later call holds
 // by now, and did not reach for certain: they were sent to. One that may be under way is

@@ -451,18 +451,29 @@ func TestProofForAnEarlierCallReachesThoseWhoWereNotReachedSince(t *testing.T) {
 
 func TestProofLeavesACallThatMayBeUnderWayToItsWorker(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
-	w.subscribed(1)
-	ref := w.running("article-1", 10)
-	first := w.claimNew(ref, 1).Call
-	w.settle(ref, first, fanfare.OutcomeAmbiguous)
-	w.decide(ref, first)
-	second := w.claimDue(ref, 1).Call
-	proof := result(fanfare.OutcomeAccepted)
-	proof.Evidence = "an event"
-	w.settleWith(ref, first, proof)
-	require.Equal(t, "sending", w.state(ref, 1))
-	require.EqualValues(t, 1, w.settle(ref, second, fanfare.OutcomeAccepted).Totals.Sent)
+	for kind, then := range map[fanfare.OutcomeKind]string{
+		fanfare.OutcomeAccepted: "second", fanfare.OutcomeUnavailable: "first", fanfare.OutcomeReleased: "first",
+		fanfare.OutcomeThrottled: "first", fanfare.OutcomeRejected: "first", fanfare.OutcomeAmbiguous: "first",
+	} {
+		w := newWorld(t)
+		w.subscribed(2)
+		ref := w.running("article-1", 10)
+		calls := map[string]fanfare.CallID{"first": w.claimNew(ref, 2).Call}
+		w.settle(ref, calls["first"], fanfare.OutcomeAmbiguous)
+		w.decide(ref, calls["first"])
+		calls["second"] = w.claimDue(ref, 2).Call
+		proof := result(fanfare.OutcomeAccepted)
+		proof.Evidence = "an event"
+		w.settleWith(ref, calls["first"], proof)
+		require.Equal(t, "sending", w.state(ref, 1))
+
+		// What the second call did not reach for certain, the first one did.
+		require.EqualValues(t, 2, w.settle(ref, calls["second"], kind).Totals.Sent, kind)
+		require.Equal(t, string(calls[then]), w.row(ref, 1).Call, kind)
+		require.Empty(t, w.claimDue(ref, 2).Recipients, "nobody gets a third")
+		w.settleWith(ref, calls["second"], proof)
+		require.Equal(t, kind != fanfare.OutcomeRejected, w.balanced().Duplicates == 2, kind)
+	}
 }
 
 // decide applies the policy to a call.
