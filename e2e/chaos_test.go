@@ -1,0 +1,298 @@
+package e2e
+
+import (
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	fanfare "github.com/fanfare-dev/fanfare"
+	"github.com/fanfare-dev/fanfare/local"
+	"github.com/fanfare-dev/fanfare/local/localtest"
+	"github.com/fanfare-dev/fanfare/sandbox"
+)
+
+// shortSeed is what `make test` runs. It was chosen for what it does in its few
+// seconds: TestASeedIsAPlan prints nothing, `-chaos.minutes=0 -v` does.
+const shortSeed = 1
+
+var (
+	chaosSeed    = flag.Uint64("chaos.seed", 0, "the seed of the chaos run; 0 is a random one, or that of the short run")
+	chaosMinutes = flag.Float64("chaos.minutes", 0, "how long the chaos goes on; 0 is the short run")
+)
+
+// longChaos is what people run; shortChaos goes with every test run.
+func longChaos(seed uint64, length time.Duration) size {
+	return size{seed: seed, length: length, readers: 30_000, topics: 6, most: 20_000, every: 5 * time.Second, pace: 3000}
+}
+
+func shortChaos(seed uint64) size {
+	return size{seed: seed, length: 20 * time.Second, readers: 4000, topics: 3, most: 3000, every: 2500 * time.Millisecond, pace: 700}
+}
+
+// TestChaos hurts everything at random for a while, heals it, waits until all
+// publications have finished, and counts. See docs/testing.md.
+func TestChaos(t *testing.T) {
+	t.Parallel()
+	s := shortChaos(shortSeed)
+	if *chaosMinutes > 0 {
+		s = longChaos(rand.Uint64N(1_000_000)+1, time.Duration(*chaosMinutes*float64(time.Minute)))
+	}
+	if *chaosSeed != 0 {
+		s.seed = *chaosSeed
+	}
+	plan := s.plan()
+	c := startChaos(t, s)
+	c.say("chaos", "seed %d, %s, policy %s, %d workers, %d readers, %d steps", s.seed, s.length, s.policy(), s.workers(), s.readers, len(plan))
+	if *chaosMinutes > 0 {
+		c.say("chaos", "the same again: make chaos SEED=%d MINUTES=%g", s.seed, *chaosMinutes)
+	}
+	c.subscribeAll()
+	c.follow(plan)
+	c.heal()
+	c.drain()
+	c.account()
+}
+
+// chaos is one run.
+type chaos struct {
+	*stack
+	size      size
+	postgres  *ownPostgres
+	network   *network
+	sandboxes map[string]*sandbox.Sandbox
+	addresses map[string]string // of the sandboxes
+	began     time.Time
+	out       sync.Mutex
+
+	mu    sync.Mutex
+	known map[string]*article
+	keys  []string        // in the order in which they were accepted
+	left  map[string]bool // "topic reader" of those who were ever told to leave
+}
+
+// article is a publication as its publisher knows it.
+type article struct {
+	id        fanfare.PublicationID
+	topic     string
+	cancelled time.Time      // when that was answered
+	paused    [][2]time.Time // from the answer until resuming was asked for
+}
+
+// startChaos starts a PostgreSQL, a Temporal, two sandboxes, a server and workers,
+// and lays a wire between any two that talk.
+func startChaos(t *testing.T, s size) *chaos {
+	t.Helper()
+	c := &chaos{
+		size: s, postgres: newOwnPostgres(t), network: newNetwork(t), began: time.Now(),
+		known: map[string]*article{}, left: map[string]bool{}, addresses: map[string]string{},
+	}
+	st := &stack{t: t, output: &output{}, batchSize: s.most / 8}
+	c.stack = st
+	c.postgres.config.Output = st.output
+	c.postgres.kill()
+	c.postgres.start() // now with its words kept: they must name nobody
+	st.database = c.postgres.now.URL
+	st.listen = net.JoinHostPort("127.0.0.1", strconv.Itoa(freePort(t)))
+	st.api = "http://" + c.network.wire("sandboxes/webhooks", st.listen)
+	st.startSandboxes(setup{webhooks: true, second: true})
+	c.sandboxes = map[string]*sandbox.Sandbox{"sendgrid": st.sandbox, "sendgrid-2": st.second}
+	for _, setting := range st.env {
+		name, value, _ := strings.Cut(setting, "=")
+		switch name {
+		case "SENDGRID_BASE_URL":
+			c.addresses["sendgrid"] = value
+		case "SENDGRID_2_BASE_URL":
+			c.addresses["sendgrid-2"] = value
+		}
+	}
+	st.api = "http://" + st.listen
+	st.where = local.TemporalConfig{Path: localtest.CLI(), File: filepath.Join(t.TempDir(), "temporal.db"), Headless: true, Output: st.output, Port: freePort(t)}
+	st.startTemporalAgain()
+	st.env = append(append(os.Environ(), st.env...),
+		"FANFARE_DATABASE_URL="+st.database, "FANFARE_TEMPORAL_ADDRESS="+st.temporal.Address,
+		"FANFARE_LISTEN="+st.listen, "FANFARE_PUBLIC_URL="+st.api, "FANFARE_API_URL="+st.api,
+		"FANFARE_API_KEYS=e2e-key", "FANFARE_API_KEY=e2e-key", "FANFARE_SECRET=e2e-secret-of-at-least-32-characters",
+		"FANFARE_RETRY_FAST=200ms,500ms,1s", "FANFARE_RETRY_SLOW=2s,3s",
+		"FANFARE_DOUBT_EMAIL="+s.policy(), "FANFARE_DOUBT_DEADLINE=8s",
+	)
+	st.server = c.runWired("server", "server")
+	for i := range s.workers() {
+		st.workers = append(st.workers, c.runWired(fmt.Sprintf("worker-%d", i+1), "worker", "--batch-size", strconv.Itoa(st.batchSize)))
+	}
+	c.calm()
+	return c
+}
+
+// runWired starts the binary behind wires of its own.
+func (c *chaos) runWired(name string, args ...string) *local.Process {
+	c.t.Helper()
+	plain := c.env
+	defer func() { c.env = plain }()
+	database, err := url.Parse(c.database)
+	require.NoError(c.t, err)
+	database.Host = c.network.wire(name+"/postgres", database.Host)
+	c.env = append(append([]string{}, plain...), // of two settings of one name the later counts
+		"FANFARE_DATABASE_URL="+database.String(),
+		"FANFARE_TEMPORAL_ADDRESS="+c.network.wire(name+"/temporal", c.temporal.Address))
+	if name != "server" { // which calls no provider
+		c.env = append(c.env,
+			"SENDGRID_BASE_URL="+c.network.wireURL(name+"/sendgrid", c.addresses["sendgrid"]),
+			"SENDGRID_2_BASE_URL="+c.network.wireURL(name+"/sendgrid-2", c.addresses["sendgrid-2"]))
+	}
+	return c.run(name, args...)
+}
+
+// say prints a line: when, who, what.
+func (c *chaos) say(lane, format string, args ...any) {
+	c.out.Lock()
+	defer c.out.Unlock()
+	fmt.Fprintf(c.t.Output(), "%6.1fs %-12s %s\n", time.Since(c.began).Seconds(), lane, fmt.Sprintf(format, args...))
+}
+
+// follow does what was planned. Only what nobody waits for is late when a machine is slow.
+func (c *chaos) follow(plan []step) {
+	c.began = time.Now()
+	lanes := map[string][]step{}
+	for _, s := range plan {
+		lanes[s.lane] = append(lanes[s.lane], s)
+	}
+	var all sync.WaitGroup
+	for lane, steps := range lanes {
+		all.Go(func() {
+			for _, s := range steps {
+				if !wait(c.t.Context(), time.Until(c.began.Add(s.at))) {
+					return
+				}
+				c.say(lane, "%s", s.text)
+				if what := s.do(c.t.Context(), c); what != "" {
+					c.say(lane, "  %s", what)
+				}
+			}
+		})
+	}
+	all.Wait()
+}
+
+// heal undoes whatever is still hurt, and does what an operator does after a bad day.
+func (c *chaos) heal() {
+	c.t.Helper()
+	for _, p := range c.workers {
+		_ = p.Signal(cont) // it may have died and come back
+	}
+	require.NoError(c.t, c.network.heal(c.t.Context()))
+	c.calm()
+	for name := range c.sandboxes {
+		c.say("operator", "close %s: %s", name, c.turn(c.t.Context(), name, "close", false))
+	}
+	code, out := c.fanfare("recover")
+	require.Zero(c.t, code, "%s", out)
+	c.say("operator", "recover: %s", strings.TrimSpace(string(out)))
+}
+
+// calm is the weather between storms: sandboxes that behave, and are not so fast
+// that nothing is ever under way.
+func (c *chaos) calm() {
+	for _, each := range c.sandboxes {
+		require.NoError(c.t, each.SetFaults(sandbox.Faults{Pace: c.size.pace}))
+	}
+}
+
+// drain waits until everything has come to its end: publications, replays, events.
+// It gives up when nothing at all has changed for patience.
+func (c *chaos) drain() {
+	c.t.Helper()
+	var left, before string
+	said := time.Now()
+	changed := time.Now()
+	for {
+		left = c.unfinished()
+		if left == "" {
+			c.say("chaos", "everything has finished")
+			return
+		}
+		if left != before {
+			before, changed = left, time.Now()
+		}
+		if time.Since(said) > 10*time.Second {
+			c.say("chaos", "waiting: %s", left)
+			said = time.Now()
+		}
+		if time.Since(changed) > patience {
+			c.saveOutput()
+			require.Fail(c.t, "something does not finish, and nothing has changed for "+patience.String(), left)
+		}
+		wait(c.t.Context(), 250*time.Millisecond)
+	}
+}
+
+// unfinished says what has still to happen; empty when nothing has.
+func (c *chaos) unfinished() string {
+	c.t.Helper()
+	var left []string
+	for _, ask := range []struct{ what, sql string }{
+		{"publications not finished", `SELECT count(*) FROM publications WHERE finished_at IS NULL`},
+		{"recipients pending, sending or in doubt", `SELECT COALESCE(sum(intended - sent - delivered - failed - skipped - dead), 0)::bigint FROM batches JOIN publications USING (publication_id) WHERE finished_at IS NULL`},
+		{"replays running", `SELECT count(*) FROM replays WHERE state = 'running'`},
+		{"events to apply", `SELECT count(*) FROM event_inbox`},
+		{"orders to Temporal", `SELECT count(*) FROM outbox`},
+	} {
+		if n := c.count(ask.sql); n > 0 {
+			left = append(left, fmt.Sprintf("%d %s", n, ask.what))
+		}
+	}
+	for name, one := range c.sandboxes {
+		if waiting := one.Stats().Webhooks.Waiting; waiting > 0 {
+			left = append(left, fmt.Sprintf("%d events at %s", waiting, name))
+		}
+	}
+	return strings.Join(left, ", ")
+}
+
+// saveOutput keeps what all processes printed, for whoever has to find out.
+func (c *chaos) saveOutput() {
+	path := filepath.Join(os.TempDir(), fmt.Sprintf("fanfare-chaos-%d.log", c.size.seed))
+	if err := os.WriteFile(path, c.output.bytes(), 0o600); err == nil {
+		c.say("chaos", "what the processes printed is in %s", path)
+	}
+}
+
+// subscribeAll imports the readers of each topic: the first few of all readers.
+func (c *chaos) subscribeAll() {
+	c.t.Helper()
+	fates := []string{"bounce", "block", "drop", "defer", "open", "click", "complain"}
+	for i, n := range c.size.topicSizes() {
+		var lines strings.Builder
+		for reader := range n {
+			address := fmt.Sprintf("reader-%d@%s", reader, mailDomain)
+			switch {
+			case reader%200 < len(fates): // 3.5 in 100
+				address = fates[reader%200] + "+" + address
+			case reader%1009 == 500:
+				address = "bad-address+" + address
+			}
+			fmt.Fprintf(&lines, `{"id":"reader-%d","email":"%s"}`+"\n", reader, address)
+		}
+		topic := topicName(i)
+		status, answer, err := c.ask(c.t.Context(), "PUT", "/v1/topics/"+topic, "application/json", []byte(`{"name":"`+topic+`"}`))
+		require.NoError(c.t, err)
+		require.Less(c.t, status, 300, "%s", answer)
+		status, answer, err = c.ask(c.t.Context(), "POST", "/v1/topics/"+topic+"/subscribers/import", "application/x-ndjson", []byte(lines.String()))
+		require.NoError(c.t, err)
+		require.Equal(c.t, 200, status, "%s", answer)
+	}
+	c.say("chaos", "topics of %v readers", c.size.topicSizes())
+}
+
+// mailDomain is where every address is; no log may hold it.
+const mailDomain = "mail.example"
