@@ -8,6 +8,8 @@ type Batch struct {
 	First    SubscriberNumber `json:"first"`
 	Last     SubscriberNumber `json:"last"`
 	Intended int64            `json:"intended"`
+	// AllClaimed is true when it is over its first pass.
+	AllClaimed bool `json:"all_claimed,omitempty"`
 }
 
 // Range limits a claim to subscriber numbers from First to Last.

@@ -26,6 +26,11 @@ type Tallier interface {
 	Tally(ctx context.Context, ref fanfare.BatchRef) (fanfare.BatchTally, error)
 }
 
+// Lapser puts calls in doubt whose workers are gone.
+type Lapser interface {
+	DoubtLapsed(ctx context.Context, ref fanfare.BatchRef) (fanfare.BatchTally, error)
+}
+
 // Runs tells whether a workflow has an open run.
 type Runs interface {
 	Open(ctx context.Context, workflowID string) (bool, error)
@@ -36,6 +41,7 @@ type Publishing struct {
 	Planner   Planner
 	Lifecycle Lifecycle
 	Tallier   Tallier
+	Lapser    Lapser
 	Runs      Runs
 	// BatchSize is how many recipients one batch has.
 	BatchSize int
@@ -161,6 +167,12 @@ func (p *Publishing) lookAt(ctx context.Context, ref fanfare.BatchRef, first boo
 	tally, err := p.Tallier.Tally(ctx, ref)
 	if err != nil {
 		return err
+	}
+	// A batch does so itself, unless nobody serves its lane any more.
+	if tally.NextLapse != nil && *tally.NextLapse == 0 {
+		if tally, err = p.Lapser.DoubtLapsed(ctx, ref); err != nil {
+			return err
+		}
 	}
 	if tally.Done() {
 		look.Done = append(look.Done, ref)

@@ -138,6 +138,9 @@ type run struct {
 	topic   fanfare.TopicID
 	message fanfare.Message
 
+	stopping  <-chan struct{} // closed when the worker stops
+	cancelled <-chan struct{} // closed when the activity is cancelled
+
 	mu   sync.Mutex
 	wait time.Duration // the provider asked for it, or is away
 	why  string
@@ -160,6 +163,7 @@ func (r *run) sendAll(ctx context.Context) error {
 	if err := r.prepare(ctx); err != nil {
 		return err
 	}
+	r.stopping, r.cancelled = activity.GetWorkerStopChannel(ctx), ctx.Done()
 	places := make(chan struct{}, r.CallsInFlight)
 	var calls sync.WaitGroup
 	defer calls.Wait()
@@ -192,18 +196,24 @@ func (r *run) sendAll(ctx context.Context) error {
 // mayClaim waits for a free place. It returns false when no call is to be begun
 // any more: the worker stops, the provider is to be left alone, the ledger is away.
 func (r *run) mayClaim(ctx context.Context, places chan<- struct{}) bool {
-	stopping := activity.GetWorkerStopChannel(ctx)
 	select {
-	case <-stopping:
+	case <-r.stopping:
 	case places <- struct{}{}:
 	}
 	// Looked at behind the wait for a place: much may have happened in it.
+	return !r.over() && ctx.Err() == nil
+}
+
+// over reports whether no other call is to be begun by this run.
+func (r *run) over() bool {
 	select {
-	case <-stopping:
+	case <-r.stopping:
 		r.halt(0, "the worker is stopping", nil)
+	case <-r.cancelled:
+		r.halt(0, "the activity was cancelled", nil)
 	default:
 	}
-	return !r.halted() && ctx.Err() == nil
+	return r.halted()
 }
 
 // route is a provider that may be called, for one call.
@@ -348,7 +358,7 @@ func (r *run) carryOut(ctx context.Context, l *leased) {
 // failOver returns the provider to try next, or nil. Only what was certainly not
 // accepted, and is not the recipients' fault, may be tried elsewhere.
 func (r *run) failOver(ctx context.Context, l *leased, reply fanfare.Reply) (*route, error) {
-	if reply.Outcome.Kind != fanfare.OutcomeUnavailable || len(r.Senders) == 1 {
+	if reply.Outcome.Kind != fanfare.OutcomeUnavailable || len(r.Senders) == 1 || r.over() {
 		return nil, nil
 	}
 	next, _, _, err := r.choose(ctx, append(slices.Clone(l.by.tried), l.by.Name()))
@@ -356,7 +366,7 @@ func (r *run) failOver(ctx context.Context, l *leased, reply fanfare.Reply) (*ro
 }
 
 func (r *run) carryOutHalf(ctx context.Context, half []fanfare.Claimed) {
-	if r.halted() {
+	if r.over() {
 		return
 	}
 	by, wait, why, err := r.choose(ctx, nil)
@@ -397,9 +407,12 @@ const (
 	// splitHold keeps the recipients of a refused call from being claimed by
 	// others before they are tried by halves, or by another provider.
 	splitHold = 5 * time.Second
-	// settleFor is how long settling is tried: as long as the call might still
-	// be settled by nobody else.
-	settleFor = 15 * time.Second
+	// settleFor is how long a known result is kept for a ledger that is away. It is
+	// never too late to write it: what was put in doubt meanwhile is settled by it.
+	// A little less than a doubt lasts by default; behind that others have decided.
+	settleFor = 9 * time.Minute
+	// settleTry bounds one try, so that one that hangs does not end them all.
+	settleTry = 10 * time.Second
 )
 
 // result translates a reply for the ledger. Where there is no other provider it
@@ -422,26 +435,36 @@ func (r *run) result(l *leased, reply fanfare.Reply, failsOver bool) fanfare.Res
 		if len(r.Senders) == 1 {
 			r.halt(result.Outcome.RetryAfter, string(reply.Outcome.Kind)+": "+reply.Outcome.Detail, nil)
 		}
+	case reply.Outcome.Kind == fanfare.OutcomeReleased && len(reply.Named) == 0:
+		// Too late to begin: the ledger, or connecting, takes longer than a claim
+		// may wait. To claim again at once would only add to it.
+		r.halt(r.Backoff[min(r.in.Failures, len(r.Backoff)-1)], "released: "+reply.Outcome.Detail, nil)
 	}
 	return result
 }
 
-// settle tries until it succeeds or the ledger has given the call up.
+// settle tries until it succeeds or nobody needs the result any more. It always
+// tries once.
 func (r *run) settle(ctx context.Context, l *leased, result fanfare.Result) error {
-	ctx, cancel := context.WithDeadline(ctx, l.lease.Deadline().Add(settleFor))
-	defer cancel()
+	giveUp := l.lease.Deadline().Add(settleFor)
 	for pause := 50 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
-		_, err := r.Settler.Settle(ctx, r.in.Ref, l.Call, result)
+		err := r.trySettle(ctx, l, result)
 		if err == nil {
 			return nil
 		}
-		r.Log.Warn("settle failed, trying again", "call", l.Call, "batch", r.in.Ref.WorkflowID(), "error", err)
-		select {
-		case <-time.After(pause):
-		case <-ctx.Done():
+		if time.Now().After(giveUp) {
 			return err
 		}
+		r.Log.Warn("settle failed, trying again", "call", l.Call, "batch", r.in.Ref.WorkflowID(), "error", err)
+		<-time.After(pause)
 	}
+}
+
+func (r *run) trySettle(ctx context.Context, l *leased, result fanfare.Result) error {
+	ctx, cancel := context.WithTimeout(ctx, settleTry)
+	defer cancel()
+	_, err := r.Settler.Settle(ctx, r.in.Ref, l.Call, result)
+	return err
 }
 
 func (r *run) halted() bool {

@@ -88,9 +88,15 @@ func TestAClaimThatTookTooLongIsReleased(t *testing.T) {
 	virtually(t, func(t *testing.T) {
 		book, p := newBatchBook(10), &provider{}
 		book.slowClaims = []time.Duration{beginWithin}
-		result, err := newDesk(t, book, p).send(activities.SendInput{})
+		d := newDesk(t, book, p)
+		result, err := d.send(activities.SendInput{})
 		require.NoError(t, err)
-		require.Len(t, p.calls, 1, "the first claim came too late to call, and was taken back")
+		require.Empty(t, p.calls, "the first claim came too late to call, and was taken back")
+		require.Equal(t, time.Second, result.Wait, "it is not tried again at once")
+		require.Equal(t, "released: the claim took too long", result.Why)
+		result, err = d.send(activities.SendInput{Failures: 1})
+		require.NoError(t, err)
+		require.Len(t, p.calls, 1)
 		require.Equal(t, fanfare.CallID("call-2"), p.calls[0].ID)
 		require.Equal(t, fanfare.OutcomeReleased, book.settled[0].result.Outcome.Kind)
 		require.Equal(t, fanfare.OutcomeAccepted, book.settled[1].result.Outcome.Kind)
@@ -284,7 +290,7 @@ func TestSettlingIsGivenUpWhenTheCallHasLapsed(t *testing.T) {
 		begun := time.Now()
 		_, err := newDesk(t, book, p).send(activities.SendInput{})
 		require.ErrorContains(t, err, away.Error())
-		require.WithinRange(t, time.Now(), begun.Add(callWithin+15*time.Second), begun.Add(callWithin+18*time.Second))
+		require.WithinRange(t, time.Now(), begun.Add(callWithin+9*time.Minute), begun.Add(callWithin+9*time.Minute+3*time.Second))
 		require.LessOrEqual(t, len(p.calls), 4, "no call begins that could not be settled")
 		require.Empty(t, book.settled)
 	})
@@ -410,4 +416,64 @@ func TestProblemsAreBounded(t *testing.T) {
 		require.NoError(t, err)
 		require.EqualValues(t, 100, problems.Reasons["limit"])
 	})
+}
+
+// What the provider answered is kept while the ledger is away, far longer than
+// the call's lease: thrown away, it would be doubt about nothing.
+func TestAKnownResultOutlivesItsLease(t *testing.T) {
+	virtually(t, func(t *testing.T) {
+		book, p := newBatchBook(10), &provider{}
+		back := time.Now().Add(5 * time.Minute)
+		book.settleErr = func(int) error {
+			if time.Now().Before(back) {
+				return errors.New("PostgreSQL is away")
+			}
+			return nil
+		}
+		_, err := newDesk(t, book, p).send(activities.SendInput{})
+		require.NoError(t, err)
+		require.Len(t, book.settled, 1)
+
+		// So is one that comes when the lease is over already.
+		book, p = newBatchBook(1), &provider{takes: 31 * time.Second}
+		_, err = newDesk(t, book, p).send(activities.SendInput{})
+		require.NoError(t, err)
+		require.Len(t, book.settled, 1)
+	})
+}
+
+func TestCallsThatAlwaysComeTooLateAreNotTriedAgainAtOnce(t *testing.T) {
+	virtually(t, func(t *testing.T) {
+		book, p := newBatchBook(10), &provider{takes: 10 * time.Millisecond}
+		p.reply = func(fanfare.Call) fanfare.Reply {
+			return fanfare.Reply{Outcome: fanfare.Outcome{Kind: fanfare.OutcomeReleased, Detail: "connecting took too long"}}
+		}
+		result, err := newDesk(t, book, p).send(activities.SendInput{Failures: 2})
+		require.NoError(t, err)
+		require.Len(t, p.calls, 1)
+		require.Equal(t, 10*time.Second, result.Wait)
+		require.Equal(t, "released: connecting took too long", result.Why)
+	})
+}
+
+func TestNoHalfIsTriedOnceTheWorkerStops(t *testing.T) {
+	for _, how := range []string{"stopped", "cancelled"} {
+		t.Run(how, func(t *testing.T) {
+			virtually(t, func(t *testing.T) {
+				book, p := newBatchBook(1000), &provider{}
+				d := newDesk(t, book, p)
+				p.reply = func(fanfare.Call) fanfare.Reply {
+					if how == "stopped" {
+						close(d.stop)
+					} else {
+						d.cancel()
+					}
+					return fanfare.Reply{Split: true, Outcome: fanfare.Outcome{Kind: fanfare.OutcomeReleased}}
+				}
+				_, _ = d.send(activities.SendInput{})
+				require.Len(t, p.calls, 1)
+				require.Len(t, book.settled, 1)
+			})
+		})
+	}
 }

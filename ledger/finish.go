@@ -99,7 +99,7 @@ WHERE d.publication_id = $1 AND d.channel = $2 AND d.batch = $3 AND d.state = 'p
 // channel behind the nth that have something left to do.
 func (l *Ledger) OpenBatches(ctx context.Context, id fanfare.PublicationID, channel fanfare.Channel, after, limit int) ([]fanfare.Batch, error) {
 	rows, err := l.pool.Query(ctx, `
-		SELECT n, first_number, last_number, intended FROM batches
+		SELECT n, first_number, last_number, intended, claimed_through >= last_number FROM batches
 		WHERE publication_id = $1 AND channel = $2 AND n > $3 AND sent + delivered + failed + skipped + dead < intended
 		ORDER BY n LIMIT $4`, id, channel, after, limit)
 	if err != nil {
@@ -107,7 +107,7 @@ func (l *Ledger) OpenBatches(ctx context.Context, id fanfare.PublicationID, chan
 	}
 	batches, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (fanfare.Batch, error) {
 		b := fanfare.Batch{BatchRef: fanfare.BatchRef{Publication: id, Channel: channel}}
-		err := row.Scan(&b.N, &b.First, &b.Last, &b.Intended)
+		err := row.Scan(&b.N, &b.First, &b.Last, &b.Intended, &b.AllClaimed)
 		return b, err
 	})
 	return batches, failed("open batches of "+string(id), err)

@@ -20,6 +20,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -41,6 +42,10 @@ const (
 	// settling at this very moment.
 	lapseMargin = 2 * time.Second
 )
+
+// pipelineWithin ends a pipeline whose server is there and mute. Longer than its
+// statements may take.
+const pipelineWithin = 2 * time.Minute
 
 // Policy says what to do with a delivery in doubt when the deadline has passed
 // without evidence.
@@ -82,6 +87,7 @@ func Open(ctx context.Context, url string, maxConns int32, cfg Config) (*Ledger,
 	pc.MaxConnLifetime = time.Hour
 	pc.MaxConnLifetimeJitter = 10 * time.Minute
 	pc.ConnConfig.ConnectTimeout = 5 * time.Second
+	pc.ConnConfig.DialFunc = dialer().DialContext
 	defaults := map[string]string{
 		"application_name": "fanfare",
 		// A statement that hangs must not hold its locks for ever. Import chunks
@@ -101,6 +107,19 @@ func Open(ctx context.Context, url string, maxConns int32, cfg Config) (*Ledger,
 		return nil, fmt.Errorf("open ledger: %w", err)
 	}
 	return &Ledger{pool: pool, cfg: cfg}, nil
+}
+
+// dialer gives up a server that vanished without a word after half a minute: a
+// statement's time-out is the server's, and TCP alone waits for a quarter of an hour.
+func dialer() *net.Dialer {
+	const silence = 30 * time.Second
+	return &net.Dialer{
+		Timeout:         5 * time.Second,
+		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: silence / 2, Interval: silence / 6, Count: 3},
+		Control: func(_, _ string, c syscall.RawConn) error {
+			return c.Control(func(fd uintptr) { limitSilence(fd, silence) })
+		},
+	}
 }
 
 // Close waits for the connections in use and closes them all.
@@ -129,6 +148,8 @@ func (l *Ledger) transact(ctx context.Context, do func(pgx.Tx) error) error {
 // statement has a snapshot of its own, so that a claim sees what the
 // lock before it waited for.
 func (l *Ledger) pipeline(ctx context.Context, b *pgx.Batch) error {
+	ctx, cancel := context.WithTimeout(ctx, pipelineWithin)
+	defer cancel()
 	return l.pool.SendBatch(ctx, b).Close()
 }
 

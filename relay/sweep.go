@@ -2,6 +2,7 @@ package relay
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"time"
 
@@ -32,6 +33,7 @@ type Swept struct {
 // after the loss of Temporal's database, a terminated run, a lost order.
 func Sweep(ctx context.Context, backlog Backlog, temporal client.Client) (Swept, error) {
 	var swept Swept
+	var failures []error
 	for after := fanfare.PublicationID(""); ; {
 		ids, err := backlog.Unfinished(ctx, after, sweepPage)
 		if err != nil {
@@ -40,7 +42,7 @@ func Sweep(ctx context.Context, backlog Backlog, temporal client.Client) (Swept,
 		for _, id := range ids {
 			started, err := start(ctx, temporal, id)
 			if err != nil {
-				return swept, err
+				failures = append(failures, err) // the others are no worse for it
 			}
 			swept.Unfinished++
 			if started {
@@ -49,7 +51,7 @@ func Sweep(ctx context.Context, backlog Backlog, temporal client.Client) (Swept,
 			after = id
 		}
 		if len(ids) < sweepPage {
-			return swept, sweepReplays(ctx, backlog, temporal)
+			return swept, errors.Join(append(failures, sweepReplays(ctx, backlog, temporal))...)
 		}
 	}
 }
@@ -60,12 +62,13 @@ func sweepReplays(ctx context.Context, backlog Backlog, temporal client.Client) 
 	if err != nil {
 		return err
 	}
+	var failures []error
 	for _, id := range ids {
 		if _, err := startReplay(ctx, temporal, id); err != nil {
-			return err
+			failures = append(failures, err)
 		}
 	}
-	return nil
+	return errors.Join(failures...)
 }
 
 // SweepForEver sweeps at once and then every minute, in one process of all that run it.

@@ -106,8 +106,12 @@ func newWorkers(cfg Config, fatal func(error)) []sdk.Worker {
 	sdk.SetStickyWorkflowCacheSize(cachedWorkflows)
 	options := sdk.Options{
 		WorkerStopTimeout: stopTimeout,
-		OnFatalError:      fatal,
-		Interceptors:      []interceptor.WorkerInterceptor{&errorInterceptor{}},
+		// By default beats are held back to eight tenths of their time-out: one that
+		// is lost would then be one too many.
+		MaxHeartbeatThrottleInterval:     activities.HeartbeatEvery,
+		DefaultHeartbeatThrottleInterval: activities.HeartbeatEvery,
+		OnFatalError:                     fatal,
+		Interceptors:                     []interceptor.WorkerInterceptor{&errorInterceptor{}},
 	}
 	main := sdk.New(cfg.Temporal, workflows.Queue, options)
 	register(main, cfg)
@@ -140,7 +144,7 @@ func RegisterWorkflows(r Registry) {
 func register(w sdk.Worker, cfg Config) {
 	RegisterWorkflows(w)
 	w.RegisterActivity(&activities.Publishing{
-		Planner: cfg.Ledger, Lifecycle: cfg.Ledger, Tallier: cfg.Ledger, Runs: runs{cfg.Temporal}, BatchSize: cfg.BatchSize,
+		Planner: cfg.Ledger, Lifecycle: cfg.Ledger, Tallier: cfg.Ledger, Lapser: cfg.Ledger, Runs: runs{cfg.Temporal}, BatchSize: cfg.BatchSize,
 	})
 	w.RegisterActivity(&activities.Closing{Planner: cfg.Ledger, Closer: cfg.Ledger, BatchSize: cfg.BatchSize})
 	w.RegisterActivity(&activities.Replaying{Reopener: cfg.Ledger, Book: cfg.Ledger})

@@ -201,3 +201,26 @@ func TestBatchContinuesBeforeItsHistoryIsLong(t *testing.T) {
 	require.True(t, workflow.IsContinueAsNewError(err))
 	require.Len(t, b.sends, 2)
 }
+
+// A publication whose history is lost finds most of its batches waiting behind
+// their first pass: they take no place in the window, and hold up nobody.
+func TestARunThatIsStartedAnewDoesNotWaitForThoseThatWait(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, 170, fanfare.Email)
+	for n := 1; n <= 160; n++ {
+		s.passed[batchRef(fanfare.Email, n)] = true
+	}
+	var first time.Duration
+	s.batch = func(ctx workflow.Context, in workflows.BatchInput) error {
+		if in.Batch.N > 160 {
+			first = s.Now().Sub(s.begun)
+		} else {
+			require.NoError(t, workflow.Sleep(ctx, time.Hour))
+		}
+		s.end(ctx, in.Batch.BatchRef)
+		return nil
+	}
+	s.publish()
+	require.Less(t, first, time.Second)
+	require.Len(t, s.started, 170)
+}

@@ -230,26 +230,37 @@ func (p *publishing) untilNextLook() time.Duration {
 func (p *publishing) fillWindows(ctx workflow.Context) error {
 	for _, channel := range p.Opening.Channels {
 		lane := p.Lanes[channel]
-		room := windowSize - len(lane.Window)
-		// A page for half a window at a time, not one for every batch that ends.
-		if lane.AllOut || room < windowSize/2 {
-			continue
+		// A page for half a window at a time, not one for every batch that ends. One
+		// that is full of batches past their first pass leaves room for another.
+		for more := true; more && !lane.AllOut && windowSize-len(lane.Window) >= windowSize/2; more = !p.longEnough(ctx) {
+			if err := p.fillWindow(ctx, channel, lane); err != nil {
+				return err
+			}
 		}
-		var a *activities.Publishing
-		var next activities.NextBatches
-		in := activities.NextInput{Publication: p.id, Channel: channel, After: lane.After, Limit: room}
-		if err := workflow.ExecuteActivity(workflow.WithActivityOptions(ctx, ledgerOptions(fmt.Sprintf("plan %s batches after %d", channel, lane.After))), a.Next, in).Get(ctx, &next); err != nil {
-			return err
-		}
-		if err := p.startBatches(ctx, next.Batches); err != nil {
-			return err
-		}
-		for _, batch := range next.Batches {
-			lane.After = batch.N
+	}
+	return nil
+}
+
+func (p *publishing) fillWindow(ctx workflow.Context, channel fanfare.Channel, lane *LaneState) error {
+	var a *activities.Publishing
+	var next activities.NextBatches
+	in := activities.NextInput{Publication: p.id, Channel: channel, After: lane.After, Limit: windowSize - len(lane.Window)}
+	options := ledgerOptions(fmt.Sprintf("plan %s batches after %d", channel, lane.After))
+	if err := workflow.ExecuteActivity(workflow.WithActivityOptions(ctx, options), a.Next, in).Get(ctx, &next); err != nil {
+		return err
+	}
+	if err := p.startBatches(ctx, next.Batches); err != nil {
+		return err
+	}
+	for _, batch := range next.Batches {
+		lane.After = batch.N
+		if batch.AllClaimed { // by a run whose history is lost
+			lane.Waiting = append(lane.Waiting, batch.N)
+		} else {
 			lane.Window = append(lane.Window, batch.N)
 		}
-		lane.AllOut = next.Last
 	}
+	lane.AllOut = next.Last
 	return nil
 }
 

@@ -244,7 +244,9 @@ func (a *ledgerActivities) Next(_ context.Context, in activities.NextInput) (act
 	var next activities.NextBatches
 	for n := in.After + 1; n <= p.batches && len(next.Batches) < in.Limit; n++ {
 		if ref := batchRef(in.Channel, n); !p.done[ref] {
-			next.Batches = append(next.Batches, batchOf(ref))
+			batch := batchOf(ref)
+			batch.AllClaimed = p.passed[ref]
+			next.Batches = append(next.Batches, batch)
 		}
 	}
 	next.Last = len(next.Batches) < in.Limit
