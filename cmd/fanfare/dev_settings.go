@@ -41,7 +41,9 @@ func (o overrides) environ(ours map[string]string) []string {
 func demoIgnores() []string {
 	return []string{
 		"FANFARE_DATABASE_URL", "FANFARE_TEMPORAL_ADDRESS", "FANFARE_TEMPORAL_UI_URL",
+		"FANFARE_EMAIL_PROVIDERS", "SMTP_URL", "SMTP_FROM",
 		"SENDGRID_API_KEY", "SENDGRID_BASE_URL", "SENDGRID_FROM", "SENDGRID_WEBHOOK_PUBLIC_KEY",
+		"SENDGRID_2_API_KEY", "SENDGRID_2_BASE_URL", "SENDGRID_2_FROM", "SENDGRID_2_WEBHOOK_PUBLIC_KEY",
 	}
 }
 
@@ -142,9 +144,13 @@ func (d *dev) choosePorts() error {
 // useSandbox sends email to the sandbox, and has it report to the server, unless the
 // environment has credentials.
 func (d *dev) useSandbox() error {
-	if d.environ["SENDGRID_API_KEY"] != "" {
-		d.log.Warn("email goes out through the provider of the environment, for real", "setting", "SENDGRID_API_KEY")
-		return nil
+	// One of them is enough: to fail over from the sandbox to a real account
+	// would be a surprise.
+	for _, setting := range []string{"SENDGRID_API_KEY", "SENDGRID_2_API_KEY", "SMTP_URL"} {
+		if d.environ[setting] != "" {
+			d.log.Warn("email goes out through the provider of the environment, for real", "setting", setting)
+			return nil
+		}
 	}
 	d.own["SENDGRID_API_KEY"] = "sandbox"
 	d.own["SENDGRID_BASE_URL"] = cmp.Or(d.environ["SENDGRID_BASE_URL"], "http://"+d.ports.sandbox.address())

@@ -342,6 +342,7 @@ func (s EmailSettings) emailSenders(hc *http.Client, log *slog.Logger) ([]activi
 			return nil, nil, err
 		}
 		order, all[p.name] = append(order, p.name), sender
+		lookUps[p.name] = activities.NoLookUp{}
 		if asked, can := sender.(activities.LookUp); can {
 			lookUps[p.name] = asked
 		}
