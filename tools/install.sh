@@ -1,7 +1,8 @@
 #!/bin/sh
 # Sees to it that PostgreSQL's server binaries, version 15 or newer, are here,
 # and a C compiler, which Go's race detector needs. Only PostgreSQL's binaries are
-# wanted: no cluster is made and no server is started.
+# wanted: no cluster is made and no server is started. With the word spin it sees to
+# the compiler and to spin instead, which checks the model of the protocol.
 set -eu
 
 if ! command -v cc >/dev/null 2>&1 && ! command -v gcc >/dev/null 2>&1; then
@@ -12,6 +13,25 @@ if ! command -v cc >/dev/null 2>&1 && ! command -v gcc >/dev/null 2>&1; then
 	fi
 	apt-get update -qq
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends gcc libc6-dev >/dev/null
+fi
+
+if [ "${1:-}" = spin ]; then
+	if command -v spin >/dev/null 2>&1; then
+		exit 0
+	fi
+	if [ "$(uname -s)" = Darwin ]; then
+		echo "spin is not installed here. Install it with:" >&2
+		echo "  brew install spin" >&2
+		exit 2
+	fi
+	if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null 2>&1; then
+		echo "spin is not installed here. Install it with:" >&2
+		echo "  sudo apt-get install -y spin" >&2
+		exit 2
+	fi
+	apt-get update -qq
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends spin >/dev/null
+	exit 0
 fi
 
 for postgres in postgres /usr/lib/postgresql/*/bin/postgres /usr/pgsql-*/bin/postgres \
