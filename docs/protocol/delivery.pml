@@ -82,6 +82,8 @@ bool known;                  /* the ledger was told of an acceptance */
 bool witness, witness_shown; /* the provider accepted a call to somebody else; and shows it */
 #endif
 
+#include "calls.h"
+
 #define ended        (state == sent || state == failed || state == skipped || state == dead || state == held)
 #define given_up     (state == pending || state == dead || state == held)
 #define stopped      (publication == cancelled || publication == expired)
@@ -96,89 +98,24 @@ bool witness, witness_shown; /* the provider accepted a call to somebody else; a
 #define not_any_more true /* stopped, unsubscribed, suppressed, ... */
 #endif
 
-#if CALLS == 1
-#define each_call(option) option(0)
-#define all_calls(are)    are(0)
-#define how_many(are)     are(0)
-#elif CALLS == 2
-#define each_call(option) option(0) option(1)
-#define all_calls(are)    (are(0) && are(1))
-#define how_many(are)     (are(0) + are(1))
-#elif CALLS == 3
-#define each_call(option) option(0) option(1) option(2)
-#define all_calls(are)    (are(0) && are(1) && are(2))
-#define how_many(are)     (are(0) + are(1) + are(2))
-#else
-#define each_call(option) option(0) option(1) option(2) option(3)
-#define all_calls(are)    (are(0) && are(1) && are(2) && are(3))
-#define how_many(are)     (are(0) + are(1) + are(2) + are(3))
-#endif
-
-/* Mistakes made on purpose (-D...): spin must find what each of them breaks. */
-#ifdef NO_FENCE
-#define holds(c) true
-#else
-#define holds(c) (holder == c)
-#endif
-#ifdef NO_BEGIN_BY_CHECK
-#define may_begin(c) true
-#elif defined(CLOCK_AFTER_CLAIM)
-#define may_begin(c) (call[c].span <= QUIET)
-#else
-#define may_begin(c) (call[c].span == MAY_BEGIN)
-#endif
-#ifdef NO_WAIT_ON_CANCEL
-#define quiet(c) true
-#else
-#define quiet(c) (c >= claims || call[c].outcome != none || call[c].span >= QUIET)
-#endif
-#ifdef LAPSE_EARLY
-#define lapsed(c) true
-#elif defined(NO_LAPSE)
-#define lapsed(c) false
-#else
-#define lapsed(c) (call[c].span == LAPSED)
-#endif
-#ifdef BLIND_RESEND
-#define LOST released
-#else
-#define LOST ambiguous
-#endif
-#ifdef SETTLE_ANY
-#define may_settle(c, result, proof) true
-#define may_move(result)             true
-#else
+/* What the steps ask. With -D..., mistakes.h makes one of these wrong. */
+#define holds(c)       (holder == c)
 #define may_settle(c, result, proof) (call[c].outcome == none \
 	|| (call[c].outcome == ambiguous && result != ambiguous) || (proof && call[c].outcome != accepted))
-#define may_move(result)             (state == sending || state == in_doubt || (result == accepted && given_up))
-#endif
-#ifdef FORGET_PROOF
-#define proven(c, result, proof) (proof && told(c))
-#elif defined(OWN_ANSWER_IS_NO_PROOF)
-#define proven(c, result, proof) (how_many(told) > 0 && (proof || result != accepted))
-#else
-#define proven(c, result, proof) (how_many(told) > 0)
-#endif
-#ifdef RESEND_TWICE
-#define may_resend (RESEND && !stopped)
-#else
-#define may_resend (RESEND && !stopped && !resends)
-#endif
-#ifdef WAIT_FOR_EVER
-#define final false
-#else
-#define final stopped
-#endif
-#ifdef SKIP_BY_GUESS
-#define not_sent_to skipped
-#else
-#define not_sent_to (resends -> held : skipped)
-#endif
-#ifdef STALL_IN_WINDOW
-#define in_window(c) false
-#else
-#define in_window(c) (call[c].span == TOO_LATE && call[c].checked)
-#endif
+#define may_move(result) (state == sending || state == in_doubt || (result == accepted && given_up))
+#define proven(result, proof) (how_many(told) > 0)
+#define lapsed(c)      (call[c].span == LAPSED)
+#define lost           ambiguous /* what becomes of a lost worker's call */
+#define not_sent_to    (resends -> held : skipped)
+#define may_begin(c)   (call[c].span == MAY_BEGIN)
+#define in_window(c)   (call[c].span == TOO_LATE && call[c].checked)
+#define quiet(c)       (c >= claims || call[c].outcome != none || call[c].span >= QUIET)
+#define must_wait      (beside && !witness_shown && !stopped) /* for the witness */
+#define looks_again    true
+#define may_resend     (RESEND && !stopped && !resends)
+#define counts_held    true
+#define keeps_resends  true
+#include "mistakes.h"
 
 /* The row moves because of what is known of call c. */
 inline move(c, to) {
@@ -208,7 +145,7 @@ inline settle(c, result, proof) {
 	fi;
 	known = (known || result == accepted);
 	if /* proveSQL. Of whom an earlier call was accepted, nobody goes on waiting. */
-	:: (given_up || state == in_doubt) && proven(c, result, proof) -> state = sent
+	:: (given_up || state == in_doubt) && proven(result, proof) -> state = sent
 	:: else
 	fi
 }
@@ -225,7 +162,7 @@ active [WORKERS] proctype Worker() {
 
 idle:	do
 	/* ledger/settle.go: DoubtLapsed. */
-#define DOUBT(n) :: atomic { n < claims && call[n].outcome == none && lapsed(n) -> settle(n, LOST, false) }
+#define DOUBT(n) :: atomic { n < claims && call[n].outcome == none && lapsed(n) -> settle(n, lost, false) }
 	each_call(DOUBT)
 
 	/* ledger/finish.go: CloseBatch; or ledger/claim.go: something speaks against it by
@@ -307,18 +244,16 @@ next:	if /* ledger/doubt.go: Doubts */
 	:: shows(c) -> goto evidence
 	:: hides(c)
 	fi;
-#if defined(LOOK_UP) && !defined(NO_WITNESS)
+#ifdef LOOK_UP
 	if /* decideWithout. Absence means nothing before the witness is shown. Where nobody
 	    * is sent to any more, nothing is risked by an end. */
-	:: d_step { beside && !witness_shown && !final -> c = 0; beside = false }; goto next /* LookAgain */
-	:: witness_shown || !beside || final
+	:: d_step { must_wait -> c = 0; beside = false }; goto next /* LookAgain */
+	:: !must_wait
 	fi;
-#ifndef LOOK_ONCE
 	if /* The call may have come into view since it was looked for. */
-	:: shows(c) -> goto evidence
-	:: hides(c)
+	:: looks_again && shows(c) -> goto evidence
+	:: !looks_again || hides(c)
 	fi;
-#endif
 #endif
 	d_step { /* ledger/doubt.go: ApplyPolicy */
 		if
@@ -421,15 +356,11 @@ active proctype Replay() {
 	do
 	:: d_step { publication != cancelled && reopens < REOPENS && (state == dead || state == held) ->
 		reopens++;
-#ifndef REOPEN_HELD
 		if /* Only a replay by name takes who was held: that is sending without evidence. */
-		:: state == held -> resends = true; replayed = true
+		:: state == held && counts_held -> resends = true; replayed = true
 		:: else
 		fi;
-#endif
-#ifdef REOPEN_FORGETS
-		resends = false;
-#endif
+		resends = (resends && keeps_resends);
 		state = pending;
 		if
 		:: publication == expired -> publication = running; answered = false
