@@ -84,12 +84,10 @@ func (l Links) unsubscribe(topic fanfare.TopicID, number fanfare.SubscriberNumbe
 }
 
 // SendInput names the batch to send. Failures counts the runs in a row after
-// which the provider was not to be reached. With Hold nobody is claimed: the provider is
-// to be left alone, and the ledger looked at.
+// which the provider was not to be reached.
 type SendInput struct {
 	Ref      fanfare.BatchRef `json:"ref"`
 	Failures int              `json:"failures"`
-	Hold     bool             `json:"hold,omitempty"`
 }
 
 // SendResult is where the batch stands after a run.
@@ -111,10 +109,8 @@ func (s *Sending) Send(ctx context.Context, in SendInput) (SendResult, error) {
 		return SendResult{}, err
 	}
 	run := &run{Sending: s, in: in}
-	if !in.Hold {
-		if err := run.sendAll(ctx); err != nil {
-			return SendResult{}, err
-		}
+	if err := run.sendAll(ctx); err != nil {
+		return SendResult{}, err
 	}
 	tally, err := s.Tallier.Tally(ctx, in.Ref)
 	if err != nil {

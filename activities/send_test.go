@@ -356,33 +356,20 @@ func TestAClaimThatFailsLeavesNoCallUnsettled(t *testing.T) {
 	})
 }
 
-func TestHoldLeavesTheProviderAlone(t *testing.T) {
-	virtually(t, func(t *testing.T) {
-		book, p := newBatchBook(10), &provider{}
-		result, err := newDesk(t, book, p).send(activities.SendInput{Hold: true})
-		require.NoError(t, err)
-		require.Empty(t, p.calls)
-		require.Equal(t, []string{"doubt lapsed", "tally"}, book.asked())
-		require.EqualValues(t, 10, result.Tally.Totals.Pending)
-	})
-}
-
 func TestStoppedBatchIsClosed(t *testing.T) {
 	for _, state := range []fanfare.PublicationState{fanfare.Cancelled, fanfare.Expired} {
-		for _, hold := range []bool{false, true} {
-			t.Run(fmt.Sprint(state, hold), func(t *testing.T) {
-				virtually(t, func(t *testing.T) {
-					book, p := newBatchBook(25_000), &provider{}
-					book.state, book.closeSteps = state, 3
-					result, err := newDesk(t, book, p).send(activities.SendInput{Hold: hold})
-					require.NoError(t, err)
-					require.Equal(t, 3, book.closes, "until nobody is left")
-					require.True(t, result.Tally.Done())
-					require.EqualValues(t, 25_000, result.Tally.Totals.Skipped)
-					require.Empty(t, p.calls)
-				})
+		t.Run(string(state), func(t *testing.T) {
+			virtually(t, func(t *testing.T) {
+				book, p := newBatchBook(25_000), &provider{}
+				book.state, book.closeSteps = state, 3
+				result, err := newDesk(t, book, p).send(activities.SendInput{})
+				require.NoError(t, err)
+				require.Equal(t, 3, book.closes, "until nobody is left")
+				require.True(t, result.Tally.Done())
+				require.EqualValues(t, 25_000, result.Tally.Totals.Skipped)
+				require.Empty(t, p.calls)
 			})
-		}
+		})
 	}
 }
 

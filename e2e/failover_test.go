@@ -13,9 +13,9 @@ import (
 // second carries on; what the first has in doubt it never gets.
 func TestFailover(t *testing.T) {
 	t.Parallel()
-	st := start(t, setup{workers: 2, batchSize: 1000, second: true})
+	st := start(t, setup{workers: 2, batchSize: 200, second: true})
 	st.subscribe(20_000)
-	st.faults(sandbox.Faults{Pace: 4000, Rules: []sandbox.Fault{{Every: 3, Action: sandbox.ActionAcceptThenClose}}})
+	st.faults(sandbox.Faults{Pace: 2000, Rules: []sandbox.Fault{{Every: 5, Action: sandbox.ActionAcceptThenClose}}})
 	id := st.publish("article-1")
 	st.reaches(id, "the first account sends", func(p fanfare.Publication) bool { return p.Totals.Sent >= 3000 })
 	require.Zero(t, st.second.Stats().Calls, "while the first one takes calls the second gets none")

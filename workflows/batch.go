@@ -17,8 +17,6 @@ type BatchInput struct {
 	State    string        `json:"state"`              // as its search attribute says
 	Reported bool          `json:"reported,omitempty"` // the first pass was reported
 	Failures int           `json:"failures,omitempty"` // runs in a row that found the provider away
-	// QuietUntil is when the provider, which is away or asked for time, may be called again.
-	QuietUntil time.Time `json:"quiet_until,omitzero"`
 }
 
 // BatchResult is what a batch came to. Whoever in its range is not named or
@@ -76,15 +74,12 @@ func (b *batch) send(ctx workflow.Context) (activities.SendResult, error) {
 	var result activities.SendResult
 	summary := fmt.Sprintf("send batch %d, recipients %d to %d", b.Batch.N, b.Batch.First, b.Batch.Last)
 	options := longOptions(SendQueue(b.Batch.Channel, b.Class), summary)
-	in := activities.SendInput{Ref: b.Batch.BatchRef, Failures: b.Failures, Hold: workflow.Now(ctx).Before(b.QuietUntil)}
+	in := activities.SendInput{Ref: b.Batch.BatchRef, Failures: b.Failures}
 	err := workflow.ExecuteActivity(workflow.WithActivityOptions(ctx, options), a.Send, in).Get(ctx, &result)
 	switch {
 	case err != nil:
-	case in.Hold:
-		result.Wait, result.Why = b.QuietUntil.Sub(workflow.Now(ctx)), "until the provider may be called again"
 	case result.Wait > 0:
 		b.Failures++
-		b.QuietUntil = workflow.Now(ctx).Add(result.Wait)
 	default:
 		b.Failures = 0
 	}
