@@ -9,7 +9,7 @@ export HOME ?= $(CURDIR)/bin/home
 TEMPORAL_CLI := github.com/temporalio/cli/cmd/temporal@v1.5.1
 TOOL := go -C tools build -o ../bin/
 
-.PHONY: help build demo test model spin lint vuln generate bench clean install race e2e replay
+.PHONY: help build demo test model spin lint vuln generate bench clean install race e2e replay chaos
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,11 @@ race:
 # The real binary, without the race detector: it is killed and frozen here.
 e2e:
 	go test -count=1 -timeout 20m -parallel 4 ./e2e/...
+
+# SEED repeats an earlier run; without one it is drawn, and printed.
+MINUTES ?= 5
+chaos: install build ## hurt everything at random for MINUTES (5), heal it, and count; SEED repeats a run
+	go test -count=1 -v -timeout 0 -run '^TestChaos$$' ./e2e -chaos.minutes=$(MINUTES) -chaos.seed=$(or $(SEED),0)
 
 model: spin ## check the model of the protocol, and that it can fail
 	@sh tools/model.sh

@@ -17,13 +17,13 @@ import (
 
 // size is what a chaos run is about. Everything else follows from its seed.
 type size struct {
-	seed    uint64
-	length  time.Duration // of the weather; the rest takes as long as it takes
-	readers int
-	topics  int
-	most    int           // readers of the largest topic
-	every   time.Duration // between two publications, about
-	pace    float64       // messages a second that each sandbox answers
+	seed   uint64
+	length time.Duration // of the weather; the rest takes as long as it takes
+	topics int
+	most   int           // readers of the largest topic: all there are
+	every  time.Duration // between two publications, about
+	pace   float64       // messages a second that each sandbox answers
+	batch  int           // recipients
 }
 
 // workers and policy differ from seed to seed.
@@ -173,9 +173,9 @@ func planOperator(s size, d dice) []step {
 func planStorms(s size, d dice) []step {
 	var steps []step
 	for at := 3 * time.Second; at < s.length-3*time.Second; {
-		ends := min(at+d.between(8*time.Second, 15*time.Second), s.length)
+		ends := min(at+d.between(10*time.Second, 18*time.Second), s.length)
 		hurt := map[string]bool{}
-		for range 3 + d.IntN(4) {
+		for range 5 + d.IntN(6) {
 			begins := at + d.between(0, (ends-at)/2)
 			one := drawHit(s, d, d.between((ends-begins)/3, ends-begins))
 			one.at = begins
@@ -184,7 +184,7 @@ func planStorms(s size, d dice) []step {
 			}
 			hurt[one.lane] = true
 		}
-		at = ends + d.between(5*time.Second, 9*time.Second)
+		at = ends + d.between(4*time.Second, 8*time.Second)
 	}
 	return steps
 }
@@ -193,7 +193,7 @@ func planStorms(s size, d dice) []step {
 func drawHit(s size, d dice, lasts time.Duration) step {
 	worker := d.IntN(s.workers())
 	name := fmt.Sprintf("worker-%d", worker+1)
-	switch chosen := d.IntN(28); {
+	switch chosen := d.IntN(33); {
 	case chosen < 5:
 		return step{lane: name, text: "kill -9", do: func(_ context.Context, c *chaos) string { return c.kill(c.workers[worker]) }}
 	case chosen < 8:
@@ -212,7 +212,7 @@ func drawHit(s size, d dice, lasts time.Duration) step {
 		return step{lane: "postgres", text: fmt.Sprintf("kill -9, away for %s", lasts), do: func(ctx context.Context, c *chaos) string { return c.postgresAway(ctx, lasts) }}
 	case chosen < 21:
 		return drawCut(s, d, lasts)
-	case chosen < 25:
+	case chosen < 28:
 		return drawFaults(d, "sendgrid", lasts)
 	default:
 		return drawFaults(d, "sendgrid-2", lasts)
@@ -283,7 +283,7 @@ func drawFaults(d dice, provider string, lasts time.Duration) step {
 		case 8:
 			f.Reject = []string{fmt.Sprintf("reader-%d", 10+d.IntN(90))}
 		default:
-			f.Rules = append(f.Rules, sandbox.Fault{Rate: 0.3, Action: pick(d, []sandbox.Action{sandbox.ActionAcceptThenHang, sandbox.ActionAcceptThenClose, sandbox.ActionTruncate})})
+			f.Rules = append(f.Rules, sandbox.Fault{Rate: 0.4, Action: pick(d, []sandbox.Action{sandbox.ActionAcceptThenHang, sandbox.ActionAcceptThenClose, sandbox.ActionTruncate})})
 		}
 	}
 	switch d.IntN(5) {
@@ -294,10 +294,10 @@ func drawFaults(d dice, provider string, lasts time.Duration) step {
 	case 2:
 		f.Logs.Mode = sandbox.LogsFailing
 	}
-	switch d.IntN(4) {
-	case 0:
+	switch d.IntN(5) {
+	case 0, 1:
 		f.Webhooks.Hold = true
-	case 1:
+	case 2:
 		f.Webhooks = sandbox.WebhookFaults{
 			Delay: sandbox.Duration(d.between(0, 6*time.Second)), Early: 0.3, Duplicate: 0.2, NewIDs: true, Forged: 0.2, Stale: 0.2,
 		}
@@ -357,9 +357,10 @@ func TestASeedIsAPlan(t *testing.T) {
 		}
 		return lines
 	}
-	require.Equal(t, plan(7), plan(7))
-	require.NotEqual(t, plan(7), plan(8))
-	all := strings.Join(plan(7), "\n")
+	first, again := plan(7), plan(7)
+	require.Equal(t, first, again)
+	require.NotEqual(t, first, plan(8))
+	all := strings.Join(first, "\n")
 	for _, what := range []string{
 		"SIGSTOP", "kill -9 and lose its database", "postgres     kill -9", "server       kill -9", "temporal workflow reset", "replay all", "by hand",
 		"cut", "timeout", "latency", "limit_data", "reset_peer", "from everywhere", "cancel", "pause", "resume", "to begin in", "given up on", "leaves", "comes back",

@@ -36,7 +36,7 @@ func (c *chaos) ask(ctx context.Context, method, path, contentType string, body 
 			return status, answer, nil
 		}
 		if status == http.StatusInternalServerError {
-			c.say("client", "%s %s: 500 %s", method, path, answer)
+			c.sayf("client", "%s %s: 500 %s", method, path, answer)
 		}
 		if !wait(ctx, 200*time.Millisecond) {
 			return status, answer, fmt.Errorf("%s %s: %w", method, path, ctx.Err())
@@ -62,7 +62,7 @@ func (c *chaos) askOnce(ctx context.Context, method, path, contentType string, b
 	return response.StatusCode, answer, err
 }
 
-// asks asks with JSON and reads JSON; what is not 2xx comes back as words.
+// asks is ask with JSON both ways; what is not 2xx comes back as words.
 func (c *chaos) asks(ctx context.Context, method, path string, body, answer any) string {
 	var sent []byte
 	if body != nil {
@@ -286,7 +286,7 @@ func (c *chaos) temporalAway(ctx context.Context, lasts time.Duration, lose bool
 			})
 			return "back"
 		}
-		c.say("temporal", "does not start: %v", err)
+		c.sayf("temporal", "does not start: %v", err)
 		if !wait(ctx, second) {
 			return err.Error()
 		}
@@ -306,7 +306,7 @@ func (c *chaos) postgresAway(ctx context.Context, lasts time.Duration) string {
 			c.t.Cleanup(func() { _ = server.Stop(context.Background()) })
 			return "back"
 		}
-		c.say("postgres", "does not start: %v", err)
+		c.sayf("postgres", "does not start: %v", err)
 		if !wait(ctx, second) {
 			return err.Error()
 		}

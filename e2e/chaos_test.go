@@ -33,11 +33,11 @@ var (
 
 // longChaos is what people run; shortChaos goes with every test run.
 func longChaos(seed uint64, length time.Duration) size {
-	return size{seed: seed, length: length, readers: 30_000, topics: 6, most: 20_000, every: 5 * time.Second, pace: 3000}
+	return size{seed: seed, length: length, topics: 6, most: 20_000, every: 4 * time.Second, pace: 3000, batch: 200}
 }
 
 func shortChaos(seed uint64) size {
-	return size{seed: seed, length: 20 * time.Second, readers: 4000, topics: 3, most: 3000, every: 2500 * time.Millisecond, pace: 700}
+	return size{seed: seed, length: 20 * time.Second, topics: 3, most: 3000, every: 2500 * time.Millisecond, pace: 700, batch: 150}
 }
 
 // TestChaos hurts everything at random for a while, heals it, waits until all
@@ -53,9 +53,9 @@ func TestChaos(t *testing.T) {
 	}
 	plan := s.plan()
 	c := startChaos(t, s)
-	c.say("chaos", "seed %d, %s, policy %s, %d workers, %d readers, %d steps", s.seed, s.length, s.policy(), s.workers(), s.readers, len(plan))
+	c.sayf("chaos", "seed %d, %s, policy %s, %d workers, %d readers, %d steps", s.seed, s.length, s.policy(), s.workers(), s.most, len(plan))
 	if *chaosMinutes > 0 {
-		c.say("chaos", "the same again: make chaos SEED=%d MINUTES=%g", s.seed, *chaosMinutes)
+		c.sayf("chaos", "the same again: make chaos SEED=%d MINUTES=%g", s.seed, *chaosMinutes)
 	}
 	c.subscribeAll()
 	c.follow(plan)
@@ -97,7 +97,7 @@ func startChaos(t *testing.T, s size) *chaos {
 		size: s, postgres: newOwnPostgres(t), network: newNetwork(t), began: time.Now(),
 		known: map[string]*article{}, left: map[string]bool{}, addresses: map[string]string{},
 	}
-	st := &stack{t: t, output: &output{}, batchSize: s.most / 8}
+	st := &stack{t: t, output: &output{}, batchSize: s.batch}
 	c.stack = st
 	c.postgres.config.Output = st.output
 	c.postgres.kill()
@@ -153,8 +153,8 @@ func (c *chaos) runWired(name string, args ...string) *local.Process {
 	return c.run(name, args...)
 }
 
-// say prints a line: when, who, what.
-func (c *chaos) say(lane, format string, args ...any) {
+// sayf prints a line: when, who, what.
+func (c *chaos) sayf(lane, format string, args ...any) {
 	c.out.Lock()
 	defer c.out.Unlock()
 	fmt.Fprintf(c.t.Output(), "%6.1fs %-12s %s\n", time.Since(c.began).Seconds(), lane, fmt.Sprintf(format, args...))
@@ -174,9 +174,9 @@ func (c *chaos) follow(plan []step) {
 				if !wait(c.t.Context(), time.Until(c.began.Add(s.at))) {
 					return
 				}
-				c.say(lane, "%s", s.text)
+				c.sayf(lane, "%s", s.text)
 				if what := s.do(c.t.Context(), c); what != "" {
-					c.say(lane, "  %s", what)
+					c.sayf(lane, "  %s", what)
 				}
 			}
 		})
@@ -193,11 +193,11 @@ func (c *chaos) heal() {
 	require.NoError(c.t, c.network.heal(c.t.Context()))
 	c.calm()
 	for name := range c.sandboxes {
-		c.say("operator", "close %s: %s", name, c.turn(c.t.Context(), name, "close", false))
+		c.sayf("operator", "close %s: %s", name, c.turn(c.t.Context(), name, "close", false))
 	}
 	code, out := c.fanfare("recover")
 	require.Zero(c.t, code, "%s", out)
-	c.say("operator", "recover: %s", strings.TrimSpace(string(out)))
+	c.sayf("operator", "recover: %s", strings.TrimSpace(string(out)))
 }
 
 // calm is the weather between storms: sandboxes that behave, and are not so fast
@@ -218,14 +218,14 @@ func (c *chaos) drain() {
 	for {
 		left = c.unfinished()
 		if left == "" {
-			c.say("chaos", "everything has finished")
+			c.sayf("chaos", "everything has finished")
 			return
 		}
 		if left != before {
 			before, changed = left, time.Now()
 		}
 		if time.Since(said) > 10*time.Second {
-			c.say("chaos", "waiting: %s", left)
+			c.sayf("chaos", "waiting: %s", left)
 			said = time.Now()
 		}
 		if time.Since(changed) > patience {
@@ -251,6 +251,8 @@ func (c *chaos) unfinished() string {
 			left = append(left, fmt.Sprintf("%d %s", n, ask.what))
 		}
 	}
+	query(c, func(p struct{ Key, State string }) { left = append(left, p.Key+" is "+p.State) },
+		`SELECT key, state::text FROM publications WHERE finished_at IS NULL ORDER BY 1 LIMIT 3`)
 	for name, one := range c.sandboxes {
 		if waiting := one.Stats().Webhooks.Waiting; waiting > 0 {
 			left = append(left, fmt.Sprintf("%d events at %s", waiting, name))
@@ -263,7 +265,7 @@ func (c *chaos) unfinished() string {
 func (c *chaos) saveOutput() {
 	path := filepath.Join(os.TempDir(), fmt.Sprintf("fanfare-chaos-%d.log", c.size.seed))
 	if err := os.WriteFile(path, c.output.bytes(), 0o600); err == nil {
-		c.say("chaos", "what the processes printed is in %s", path)
+		c.sayf("chaos", "what the processes printed is in %s", path)
 	}
 }
 
@@ -291,7 +293,7 @@ func (c *chaos) subscribeAll() {
 		require.NoError(c.t, err)
 		require.Equal(c.t, 200, status, "%s", answer)
 	}
-	c.say("chaos", "topics of %v readers", c.size.topicSizes())
+	c.sayf("chaos", "topics of %v readers", c.size.topicSizes())
 }
 
 // mailDomain is where every address is; no log may hold it.
