@@ -33,7 +33,7 @@ var turnOnWebhook = map[string]string{
 }
 
 // switchOn says how each channel is switched on.
-var switchOn = map[fanfare.Channel]string{fanfare.Email: "set SENDGRID_API_KEY and SENDGRID_FROM"}
+var switchOn = map[fanfare.Channel]string{fanfare.Email: "set SENDGRID_API_KEY and SENDGRID_FROM, or SMTP_URL and SMTP_FROM"}
 
 func (a *app) serverCommand() *cobra.Command {
 	var migrate bool

@@ -42,9 +42,11 @@ take over what it held.
 
 Settings: FANFARE_DATABASE_URL, FANFARE_SECRET are needed;
 FANFARE_TEMPORAL_ADDRESS (127.0.0.1:7233), FANFARE_TEMPORAL_NAMESPACE (fanfare),
-FANFARE_PUBLIC_URL, FANFARE_RETRY_FAST (1s,3s,10s,30s,2m), FANFARE_EXPIRES (24h),
+FANFARE_PUBLIC_URL, FANFARE_RETRY_FAST (1s,3s,10s,30s,2m), FANFARE_RETRY_SLOW
+(10m,30m,1h), FANFARE_EMAIL_PROVIDERS, FANFARE_EXPIRES (24h),
 FANFARE_DOUBT_EMAIL (resend or hold), FANFARE_DOUBT_DEADLINE (10m).
-Email is on where SENDGRID_API_KEY and SENDGRID_FROM are set.`,
+Email is on where SENDGRID_API_KEY and SENDGRID_FROM are set, or those of a second
+account, SENDGRID_2_API_KEY and SENDGRID_2_FROM, or SMTP_URL and SMTP_FROM.`,
 		Example: "  fanfare worker --channels email",
 		Args:    cobra.NoArgs,
 		RunE: does(func(cmd *cobra.Command, _ []string) error {
