@@ -12,7 +12,8 @@ import (
 const HeartbeatEvery = 3 * time.Second
 
 // heartbeat beats until the returned function is called. It carries nothing:
-// where the work stands is in the ledger.
+// where the work stands is in the ledger. Every activity beats, however short: one
+// whose worker died would otherwise be missed for its whole time.
 func heartbeat(ctx context.Context) (stop func()) {
 	done := make(chan struct{})
 	go func() {

@@ -59,6 +59,7 @@ type Opening struct {
 
 // Open reads the publication.
 func (p *Publishing) Open(ctx context.Context, id fanfare.PublicationID) (Opening, error) {
+	defer heartbeat(ctx)()
 	a, err := p.Planner.Announcement(ctx, id)
 	if err != nil {
 		return Opening{}, err
@@ -85,6 +86,7 @@ type NextBatches struct {
 // Next plans as far as needed and returns the next batches. Those that are done
 // already, by an earlier run whose history is lost, are passed over.
 func (p *Publishing) Next(ctx context.Context, in NextInput) (NextBatches, error) {
+	defer heartbeat(ctx)()
 	for {
 		open, err := p.Planner.OpenBatches(ctx, in.Publication, in.Channel, in.After, in.Limit)
 		if err != nil {
@@ -133,6 +135,7 @@ type Look struct {
 // Look begins what is due, expires what is late, finishes what is done, and
 // reports where the publication and its open batches stand.
 func (p *Publishing) Look(ctx context.Context, in LookInput) (Look, error) {
+	defer heartbeat(ctx)()
 	if err := p.Lifecycle.Expire(ctx, in.Publication); err != nil {
 		return Look{}, err
 	}

@@ -101,6 +101,47 @@ func TestOpenTellsNothingPersonal(t *testing.T) {
 	require.ErrorIs(t, err, fanfare.ErrNotFound)
 }
 
+// slow plays a ledger that takes longer than a heartbeat for everything.
+type slow struct{ *plan }
+
+func (s slow) Announcement(ctx context.Context, id fanfare.PublicationID) (fanfare.Announcement, error) {
+	<-time.After(2 * activities.HeartbeatEvery)
+	return s.plan.Announcement(ctx, id)
+}
+
+func (s slow) OpenBatches(ctx context.Context, id fanfare.PublicationID, channel fanfare.Channel, after, limit int) ([]fanfare.Batch, error) {
+	<-time.After(2 * activities.HeartbeatEvery)
+	return s.plan.OpenBatches(ctx, id, channel, after, limit)
+}
+
+func (s slow) Expire(ctx context.Context, id fanfare.PublicationID) error {
+	<-time.After(2 * activities.HeartbeatEvery)
+	return s.plan.Expire(ctx, id)
+}
+
+func TestPublishingShowsThatItLives(t *testing.T) {
+	for name, do := range map[string]func(*activities.Publishing) (activity, input any){
+		"open": func(p *activities.Publishing) (any, any) { return p.Open, publicationID },
+		"next": func(p *activities.Publishing) (any, any) { return p.Next, activities.NextInput{Limit: 4} },
+		"look": func(p *activities.Publishing) (any, any) { return p.Look, activities.LookInput{} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			virtually(t, func(t *testing.T) {
+				p := (&plan{total: 4}).publishing()
+				p.Planner, p.Lifecycle = slow{p.Planner.(*plan)}, slow{p.Planner.(*plan)}
+				d := newDesk(t, newBatchBook(1), &provider{})
+				d.env.RegisterActivity(p)
+				beats := make(chan struct{}, 100)
+				d.beats(beats)
+				activity, input := do(p)
+				_, err := d.env.ExecuteActivity(activity, input)
+				require.NoError(t, err)
+				require.NotEmpty(t, beats)
+			})
+		})
+	}
+}
+
 func TestNextBatches(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {

@@ -40,6 +40,7 @@ type ReopenResult struct {
 
 // Reopen takes the dead deliveries of a batch back, once for each run.
 func (r *Replaying) Reopen(ctx context.Context, in ReopenInput) (ReopenResult, error) {
+	defer heartbeat(ctx)()
 	reopened, why, err := r.Reopener.Reopen(ctx, in.Ref, in.Run)
 	return ReopenResult{Run: in.Run, Reopened: reopened, Why: why}, err
 }
@@ -54,6 +55,7 @@ type TakeInput struct {
 // Take takes back what waits in the next batches of a replay, and names them. It
 // names them again when it is asked again, so that none stays without a workflow.
 func (r *Replaying) Take(ctx context.Context, in TakeInput) ([]fanfare.ReplayBatch, error) {
+	defer heartbeat(ctx)()
 	batches, err := r.Book.ReplayBatches(ctx, in.Replay, in.After, in.Limit)
 	if err != nil {
 		return nil, err
@@ -68,6 +70,7 @@ func (r *Replaying) Take(ctx context.Context, in TakeInput) ([]fanfare.ReplayBat
 
 // Progress finishes a replay that is done, and reads where it stands.
 func (r *Replaying) Progress(ctx context.Context, id fanfare.ReplayID) (ReplayProgress, error) {
+	defer heartbeat(ctx)()
 	replay, err := r.Book.FinishReplay(ctx, id)
 	return ReplayProgress{
 		State: replay.State, Count: replay.Count, Waiting: replay.Waiting, Passed: replay.Passed, Totals: replay.Totals,

@@ -483,5 +483,6 @@ func (r *run) halt(wait time.Duration, why string, err error) {
 
 // Problems names what did not go well in a batch.
 func (s *Sending) Problems(ctx context.Context, ref fanfare.BatchRef) (fanfare.BatchProblems, error) {
+	defer heartbeat(ctx)()
 	return s.Reporter.BatchProblems(ctx, ref, namedProblems)
 }

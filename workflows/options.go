@@ -31,6 +31,9 @@ const (
 	// Temporal warns at 10,240 events: a batch costs its parent about ten events.
 	batchesPerRun = 200
 	eventsPerRun  = 4000
+	// heartbeatTimeout is three beats of activities.HeartbeatEvery and a little: what a
+	// dead worker held is taken over after this long.
+	heartbeatTimeout = 10 * time.Second
 	// looksAtWaiting bounds how many waiting batches one look describes.
 	looksAtWaiting = 50
 )
@@ -43,6 +46,7 @@ func ledgerOptions(summary string) workflow.ActivityOptions {
 		// Planning or closing pages of a million recipients takes seconds; a
 		// statement is given 60 s.
 		StartToCloseTimeout: 2 * time.Minute,
+		HeartbeatTimeout:    heartbeatTimeout,
 		RetryPolicy:         retryForEver(),
 		Summary:             summary,
 	}
@@ -55,11 +59,9 @@ func longOptions(queue, summary string) workflow.ActivityOptions {
 		// A batch of 10,000 takes a second at best, and as long as a provider
 		// throttles it at worst; the heartbeat tells the slow from the dead.
 		StartToCloseTimeout: 6 * time.Hour,
-		// Three beats of activities.HeartbeatEvery and a little: what a dead worker held is
-		// taken over after this long.
-		HeartbeatTimeout: 10 * time.Second,
-		RetryPolicy:      retryForEver(),
-		Summary:          summary,
+		HeartbeatTimeout:    heartbeatTimeout,
+		RetryPolicy:         retryForEver(),
+		Summary:             summary,
 	}
 }
 
