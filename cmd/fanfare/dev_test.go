@@ -192,11 +192,13 @@ func TestDevSettings(t *testing.T) {
 	require.NotContains(t, child, "db.example")
 	require.NotContains(t, child, "blog.example")
 
-	for setting, value := range map[string]string{"SENDGRID_2_API_KEY": "real", "SMTP_URL": "smtp://relay.example"} {
-		d = prepared(0, map[string]string{setting: value})
+	for _, account := range []map[string]string{
+		{"SENDGRID_2_API_KEY": "real-key", "SENDGRID_2_FROM": "news@real.example"}, {"SMTP_URL": "smtp://relay.real.example", "SMTP_FROM": "news@real.example"},
+	} {
+		d = prepared(0, account)
 		require.NotContains(t, d.own.given(), "SENDGRID_API_KEY", "no failing over from the sandbox to a real account")
-		d = prepared(10, map[string]string{setting: value})
-		require.NotContains(t, strings.Join(d.own.environ(d.environ), "\n"), value)
+		d = prepared(10, account)
+		require.NotContains(t, strings.Join(d.own.environ(d.environ), "\n"), "real")
 	}
 
 	d = prepared(0, map[string]string{"FANFARE_LISTEN": "0.0.0.0:0", "FANFARE_API_KEYS": "a, b"})
