@@ -28,7 +28,7 @@ func TestFailover(t *testing.T) {
 	first, second := st.sandbox.Stats(), st.second.Stats()
 	require.EqualValues(t, 20_000, first.Distinct+second.Distinct)
 	require.Zero(t, first.Duplicates+second.Duplicates)
-	require.EqualValues(t, second.Distinct, st.count(`
+	require.Equal(t, second.Distinct, st.count(`
 		SELECT count(*) FROM deliveries d JOIN calls c USING (publication_id, call_id) WHERE c.provider = 'sendgrid-2'`), "each attempt names its provider")
 	require.Zero(t, st.count(`SELECT count(*) FROM attempts a JOIN attempts b USING (publication_id, subscriber_number, channel)
 		WHERE a.outcome = 'ambiguous' AND b.call_id <> a.call_id`), "who was in doubt was not tried elsewhere")

@@ -244,8 +244,13 @@ func TestBatchAsksAgainWhenTheProviderMayBeCalled(t *testing.T) {
 	due := waiting
 	due.AllClaimed, due.NextDue = true, span(time.Second)
 	results := []activities.SendResult{
-		{Tally: waiting, Wait: time.Second}, {Tally: waiting, Wait: 90 * time.Second}, {Tally: waiting, Wait: time.Minute},
-		{Tally: waiting, Wait: 2 * time.Second}, {Tally: due}, {Tally: due, Wait: 5 * time.Second}, {Tally: allSent},
+		{Tally: waiting, Wait: time.Second},
+		{Tally: waiting, Wait: 90 * time.Second},
+		{Tally: waiting, Wait: time.Minute},
+		{Tally: waiting, Wait: 2 * time.Second},
+		{Tally: due},
+		{Tally: due, Wait: 5 * time.Second},
+		{Tally: allSent},
 	}
 	b := newBatchStage(t, func(n int, _ activities.SendInput) activities.SendResult { return results[n-1] })
 	b.at(20*time.Second, func() { b.SignalWorkflow(workflows.SignalWake, nil) })
