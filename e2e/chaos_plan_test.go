@@ -24,6 +24,7 @@ type size struct {
 	every  time.Duration // between two publications, about
 	pace   float64       // messages a second that each sandbox answers
 	batch  int           // recipients
+	hits   int           // in one storm, about; one to a lane
 }
 
 // workers and policy differ from seed to seed.
@@ -175,10 +176,13 @@ func planStorms(s size, d dice) []step {
 	for at := 3 * time.Second; at < s.length-3*time.Second; {
 		ends := min(at+d.between(10*time.Second, 18*time.Second), s.length)
 		hurt := map[string]bool{}
-		for range 5 + d.IntN(6) {
+		for range s.hits + d.IntN(6) {
 			begins := at + d.between(0, (ends-at)/2)
-			one := drawHit(s, d, d.between((ends-begins)/3, ends-begins))
+			one := drawHit(s, d, d.between((ends-begins)/3, ends-begins), ends-at)
 			one.at = begins
+			if strings.HasPrefix(one.lane, "sendgrid") {
+				one.at = at
+			}
 			if !hurt[one.lane] {
 				steps = append(steps, one)
 			}
@@ -189,8 +193,9 @@ func planStorms(s size, d dice) []step {
 	return steps
 }
 
-// drawHit is one thing that is hurt, and healed after lasts.
-func drawHit(s size, d dice, lasts time.Duration) step {
+// drawHit is one thing that is hurt, and healed after lasts. A provider misbehaves for
+// the whole storm, so that evidence can stay away for longer than a doubt waits for it.
+func drawHit(s size, d dice, lasts, storm time.Duration) step {
 	worker := d.IntN(s.workers())
 	name := fmt.Sprintf("worker-%d", worker+1)
 	switch chosen := d.IntN(33); {
@@ -213,9 +218,9 @@ func drawHit(s size, d dice, lasts time.Duration) step {
 	case chosen < 21:
 		return drawCut(s, d, lasts)
 	case chosen < 28:
-		return drawFaults(d, "sendgrid", lasts)
+		return drawFaults(d, "sendgrid", storm)
 	default:
-		return drawFaults(d, "sendgrid-2", lasts)
+		return drawFaults(d, "sendgrid-2", storm)
 	}
 }
 

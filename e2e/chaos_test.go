@@ -22,9 +22,9 @@ import (
 	"github.com/fanfare-dev/fanfare/sandbox"
 )
 
-// shortSeed is what `make test` runs. It was chosen for what it does in its few
-// seconds: TestASeedIsAPlan prints nothing, `-chaos.minutes=0 -v` does.
-const shortSeed = 1
+// shortSeed is what `make test` runs: one storm that kills every process and cuts
+// accepted calls, while there is neither look-up nor webhook for longer than a doubt waits.
+const shortSeed = 658
 
 var (
 	chaosSeed    = flag.Uint64("chaos.seed", 0, "the seed of the chaos run; 0 is a random one, or that of the short run")
@@ -33,11 +33,11 @@ var (
 
 // longChaos is what people run; shortChaos goes with every test run.
 func longChaos(seed uint64, length time.Duration) size {
-	return size{seed: seed, length: length, topics: 6, most: 20_000, every: 4 * time.Second, pace: 3000, batch: 200}
+	return size{seed: seed, length: length, topics: 6, most: 20_000, every: 4 * time.Second, pace: 3000, batch: 200, hits: 5}
 }
 
 func shortChaos(seed uint64) size {
-	return size{seed: seed, length: 20 * time.Second, topics: 3, most: 3000, every: 2500 * time.Millisecond, pace: 700, batch: 150}
+	return size{seed: seed, length: 20 * time.Second, topics: 3, most: 3000, every: 2500 * time.Millisecond, pace: 700, batch: 150, hits: 12}
 }
 
 // TestChaos hurts everything at random for a while, heals it, waits until all
