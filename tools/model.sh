@@ -41,7 +41,7 @@ search() {
 		: >"$work/wrong"
 		[ "$result" != "not searched" ] || cat "$here/log" >&2
 	fi
-	printf '%-8s %-50s %10s  %-13s  %s\n' "$property" "$*" "$(sed -n 's/^ *\([0-9.e+]*\) states, stored.*/\1/p' "$here/out")" "$result" "$verdict"
+	printf '%-8s %-52s %10s  %-13s  %s\n' "$property" "$*" "$(sed -n 's/^ *\([0-9.e+]*\) states, stored.*/\1/p' "$here/out")" "$result" "$verdict"
 	rm -rf "$here"
 }
 
@@ -72,7 +72,7 @@ mistakes() {
 	breaks 8 -DSKIP_BY_GUESS -DCALLS=2
 }
 
-printf '%-8s %-50s %10s  %s\n' property options states result
+printf '%-8s %-52s %10s  %s\n' property options states result
 { # on the second core
 	holds 2 -DCALLS=2 -DCANCELS=1
 	holds 2 -DCALLS=1 -DLOOK_UP
@@ -82,7 +82,7 @@ printf '%-8s %-50s %10s  %s\n' property options states result
 } >"$work/second" &
 holds 1 -DREOPENS=1
 holds 1 -DREOPENS=1 -DHOLD
-holds 3 -DCALLS=2 -DCANCELS=1 -DPAUSES=1
+holds 3 -DCALLS=2 -DCANCELS=1 -DPAUSES=1 -DREOPENS=1
 holds 4
 holds 5
 holds 6

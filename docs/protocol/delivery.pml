@@ -76,7 +76,8 @@ mtype:state state = pending; /* the delivery's row */
 byte holder;                 /* its call_id */
 bool resends;
 
-bool resent, replayed;       /* sent again without evidence: by policy; by a person, by name */
+bool resent;                 /* sent again without evidence, by policy */
+byte replayed;               /* and by a person, by name: each time */
 bool known;                  /* the ledger was told of an acceptance */
 #ifdef LOOK_UP
 bool witness, witness_shown; /* the provider accepted a call to somebody else; and shows it */
@@ -340,7 +341,7 @@ active proctype Operator() {
 	do
 	:: d_step { publication == running && pauses < PAUSES -> pauses++; publication = paused; stopping = true };
 		all_calls(quiet);
-		d_step { stopping = false; answered = true }
+		d_step { stopping = false; answered = (publication == paused) } /* else it has expired, and may be reopened */
 	:: d_step { publication == paused -> publication = running; answered = false }
 	:: d_step { (publication == running || publication == paused) && CANCELS > 0 -> publication = cancelled; stopping = true };
 		all_calls(quiet);
@@ -357,7 +358,7 @@ active proctype Replay() {
 	:: d_step { publication != cancelled && reopens < REOPENS && (state == dead || state == held) ->
 		reopens++;
 		if /* Only a replay by name takes who was held: that is sending without evidence. */
-		:: state == held && counts_held -> resends = true; replayed = true
+		:: state == held && counts_held -> resends = true; replayed++
 		:: else
 		fi;
 		resends = (resends && keeps_resends);
