@@ -2,6 +2,7 @@ package activities
 
 import (
 	"context"
+	"errors"
 
 	fanfare "github.com/fanfare-dev/fanfare"
 )
@@ -68,9 +69,14 @@ func (c *Closing) closeChannel(ctx context.Context, id fanfare.PublicationID, ch
 	}
 }
 
+// closeBatch ends when nobody is left to skip, or the publication was opened again
+// meanwhile: then nobody is to be skipped.
 func closeBatch(ctx context.Context, closer Closer, ref fanfare.BatchRef) error {
 	for {
 		done, err := closer.CloseBatch(ctx, ref, closeSize)
+		if errors.Is(err, fanfare.ErrWrongState) {
+			return nil
+		}
 		if err != nil || done {
 			return err
 		}

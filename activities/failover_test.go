@@ -35,21 +35,26 @@ func answer(kind fanfare.OutcomeKind) func(fanfare.Call) fanfare.Reply {
 
 func TestACallRefusedAsAWholeGoesToTheNextProvider(t *testing.T) {
 	virtually(t, func(t *testing.T) {
-		book, first, second := newBatchBook(10_000), &provider{reply: answer(fanfare.OutcomeUnavailable)}, &provider{}
-		d, door := twoProviders(t, book, first, second)
-		result, err := d.send(activities.SendInput{})
-		require.NoError(t, err)
-		require.EqualValues(t, 10_000, result.Tally.Totals.Sent)
-		require.Zero(t, result.Wait)
-		require.Len(t, second.numbers(), 10_000)
-		require.Len(t, first.calls, 10)
-		require.Len(t, door.taken, door.given, "every permit was told what became of it")
+		for _, kind := range []fanfare.OutcomeKind{fanfare.OutcomeUnavailable, fanfare.OutcomeThrottled} {
+			book, first, second := newBatchBook(10_000), &provider{reply: answer(kind)}, &provider{}
+			d, door := twoProviders(t, book, first, second)
+			result, err := d.send(activities.SendInput{})
+			require.NoError(t, err)
+			require.EqualValues(t, 10_000, result.Tally.Totals.Sent)
+			require.Zero(t, result.Wait)
+			require.Len(t, second.numbers(), 10_000)
+			require.Len(t, first.calls, 10)
+			require.Len(t, door.taken, door.given, "every permit was told what became of it")
+			for _, s := range book.settled {
+				require.NotEqual(t, fanfare.OutcomeThrottled, s.result.Outcome.Kind, "nobody loses an attempt")
+			}
+		}
 	})
 }
 
 func TestDoubtNeverFailsOver(t *testing.T) {
 	virtually(t, func(t *testing.T) {
-		for _, kind := range []fanfare.OutcomeKind{fanfare.OutcomeAmbiguous, fanfare.OutcomeThrottled, fanfare.OutcomeRejected, fanfare.OutcomeReleased} {
+		for _, kind := range []fanfare.OutcomeKind{fanfare.OutcomeAmbiguous, fanfare.OutcomeRejected, fanfare.OutcomeReleased} {
 			book, first, second := newBatchBook(1), &provider{reply: answer(kind)}, &provider{}
 			d, _ := twoProviders(t, book, first, second)
 			if kind == fanfare.OutcomeReleased {

@@ -93,10 +93,7 @@ func (r *Reconciling) reconcile(ctx context.Context, d fanfare.Doubt) (settled b
 	sighting, err := r.lookUp(ctx, d, d.Call)
 	switch {
 	case err == nil && sighting.Seen:
-		_, err := r.Settler.Settle(ctx, d.Ref, d.Call, fanfare.Result{
-			Outcome: fanfare.Outcome{Kind: fanfare.OutcomeAccepted, Detail: "found by look-up"}, Evidence: sighting.Evidence,
-		})
-		return err == nil, err
+		return r.found(ctx, d, sighting)
 	case d.Overdue && d.Final:
 		return true, r.Doubter.ApplyPolicy(ctx, d)
 	case errors.Is(err, fanfare.ErrNoLookUp):
@@ -124,8 +121,23 @@ func (r *Reconciling) decideWithout(ctx context.Context, d fanfare.Doubt) (bool,
 		if err != nil || !sighting.Seen {
 			return false, r.Doubter.LookAgain(ctx, d, r.pause(d), true, fmt.Sprintf("the look-up does not show accepted call %s yet", d.Witness))
 		}
+		// Once more: the look-up may have come up to date between the two questions.
+		sighting, err = r.lookUp(ctx, d, d.Call)
+		if err != nil {
+			return false, r.Doubter.LookAgain(ctx, d, r.pause(d), true, "the look-up failed")
+		}
+		if sighting.Seen {
+			return r.found(ctx, d, sighting)
+		}
 	}
 	return true, r.Doubter.ApplyPolicy(ctx, d)
+}
+
+func (r *Reconciling) found(ctx context.Context, d fanfare.Doubt, sighting fanfare.Sighting) (bool, error) {
+	_, err := r.Settler.Settle(ctx, d.Ref, d.Call, fanfare.Result{
+		Outcome: fanfare.Outcome{Kind: fanfare.OutcomeAccepted, Detail: "found by look-up"}, Evidence: sighting.Evidence,
+	})
+	return err == nil, err
 }
 
 func (r *Reconciling) lookUp(ctx context.Context, d fanfare.Doubt, call fanfare.CallID) (fanfare.Sighting, error) {

@@ -354,7 +354,8 @@ func (r *run) carryOut(ctx context.Context, l *leased) {
 // failOver returns the provider to try next, or nil. Only what was certainly not
 // accepted, and is not the recipients' fault, may be tried elsewhere.
 func (r *run) failOver(ctx context.Context, l *leased, reply fanfare.Reply) (*route, error) {
-	if reply.Outcome.Kind != fanfare.OutcomeUnavailable || len(r.Senders) == 1 || r.over() {
+	refused := reply.Outcome.Kind == fanfare.OutcomeUnavailable || reply.Outcome.Kind == fanfare.OutcomeThrottled
+	if !refused || len(r.Senders) == 1 || r.over() {
 		return nil, nil
 	}
 	next, _, _, err := r.choose(ctx, append(slices.Clone(l.by.tried), l.by.Name()))
@@ -422,7 +423,10 @@ func (r *run) result(l *leased, reply fanfare.Reply, failsOver bool) fanfare.Res
 		result.Named[l.Recipients[i].Number] = outcome
 	}
 	switch {
-	case reply.Split, failsOver:
+	case failsOver:
+		// Also when it was throttled: nobody loses an attempt who is sent to by another.
+		result.Outcome.Kind, result.Outcome.RetryAfter = fanfare.OutcomeUnavailable, splitHold
+	case reply.Split:
 		result.Outcome.RetryAfter = splitHold
 	case reply.Outcome.Kind == fanfare.OutcomeThrottled, reply.Outcome.Kind == fanfare.OutcomeUnavailable:
 		if result.Outcome.RetryAfter == 0 {
@@ -443,6 +447,11 @@ func (r *run) result(l *leased, reply fanfare.Reply, failsOver bool) fanfare.Res
 // tries once.
 func (r *run) settle(ctx context.Context, l *leased, result fanfare.Result) error {
 	giveUp := l.lease.Deadline().Add(settleFor)
+	if time.Now().After(l.lease.Deadline()) && result.Outcome.Kind == fanfare.OutcomeAccepted {
+		// Others may have decided about the call by now, and claimed its recipients
+		// anew: its own answer is proof for them.
+		result.Evidence = "the call's own answer, which came late"
+	}
 	for pause := 50 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
 		err := r.trySettle(ctx, l, result)
 		if err == nil {

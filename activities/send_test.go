@@ -426,6 +426,7 @@ func TestAKnownResultOutlivesItsLease(t *testing.T) {
 		_, err = newDesk(t, book, p).send(activities.SendInput{})
 		require.NoError(t, err)
 		require.Len(t, book.settled, 1)
+		require.NotEmpty(t, book.settled[0].result.Evidence, "proof for whoever holds its recipients by now")
 	})
 }
 

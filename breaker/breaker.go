@@ -204,7 +204,7 @@ func (b *Breaker) tripAgain(ctx context.Context) {
 // heed leaves the provider alone for as long as it asked: this worker at once,
 // the others when they read it.
 func (b *Breaker) heed(ctx context.Context, name string, o fanfare.Outcome) {
-	if o.Kind != fanfare.OutcomeThrottled || o.RetryAfter <= 0 {
+	if o.Kind != fanfare.OutcomeThrottled && o.Kind != fanfare.OutcomeUnavailable || o.RetryAfter <= 0 {
 		return
 	}
 	b.mu.Lock()

@@ -437,6 +437,15 @@ func TestTheTimeThatAProviderAsksForIsGivenToTheMoment(t *testing.T) {
 	require.Equal(t, fanfare.BreakerClosed, w.provider().State)
 }
 
+func TestWhoIsUnavailableMayAskForTimeToo(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	a, b := w.worker(), w.worker()
+	a.call(1, fanfare.Outcome{Kind: fanfare.OutcomeUnavailable, Code: "503", RetryAfter: time.Minute, Detail: "it says it is not available"})
+	require.Contains(t, a.refused().Why, "throttled until")
+	b.refusedSoon()
+}
+
 func TestAThrottleEnds(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -72,7 +72,7 @@ func (l *Ledger) LookAgain(ctx context.Context, d fanfare.Doubt, after time.Dura
 // still runs; everything else is dead, and kept.
 func (l *Ledger) ApplyPolicy(ctx context.Context, d fanfare.Doubt) error {
 	policy := l.cfg.DoubtPolicy[d.Ref.Channel]
-	if policy == "" {
+	if policy == "" || d.Final { // decided as for one that sends nothing any more
 		policy = Hold
 	}
 	b := &pgx.Batch{}

@@ -14,7 +14,7 @@ import (
 // attempts, for a workflow run that was reset; those that were held because of doubt
 // stay. A run reopens a batch once, however often it is asked to. The publication runs
 // again and expires anew, unless its publisher said when. Where nothing may be
-// sent any more, why says so.
+// sent any more, or not yet, why says so.
 func (l *Ledger) Reopen(ctx context.Context, ref fanfare.BatchRef, run string) (reopened int64, why string, err error) {
 	b := &pgx.Batch{}
 	b.Queue(enterGateSQL, ref.Publication)
@@ -77,13 +77,15 @@ SELECT a.subscriber_number, d.reason FROM attention a CROSS JOIN LATERAL (
 
 	// Who was held because of doubt is sent to again without evidence: that is what
 	// resends counts. A publication that has ended runs again; a new life begins where
-	// nobody said when it ends.
+	// nobody said when it ends. One that has expired and is not finished stays so: those
+	// who are just being skipped, because their time is over, would be sent to late.
 	takeBackSQL = `
 opened AS (
   UPDATE publications p SET finished_at = NULL, stopped_at = NULL,
     state = CASE WHEN p.state IN ('completed', 'completed_with_failures', 'expired') THEN 'running' ELSE p.state END,
     expires_at = CASE WHEN p.request ? 'expires_at' THEN p.expires_at ELSE GREATEST(p.expires_at, clock_timestamp() + make_interval(secs => $4)) END
-  WHERE p.publication_id = $1 AND p.state <> 'cancelled' AND (p.expires_at > clock_timestamp() OR NOT p.request ? 'expires_at') AND EXISTS (SELECT FROM dead)
+  WHERE p.publication_id = $1 AND p.state <> 'cancelled' AND (p.state <> 'expired' OR p.finished_at IS NOT NULL)
+    AND (p.expires_at > clock_timestamp() OR NOT p.request ? 'expires_at') AND EXISTS (SELECT FROM dead)
   RETURNING p.publication_id
 ), moved AS (
   UPDATE deliveries d SET state = 'pending', resends = GREATEST(d.resends, (d.reason = 'doubt_held')::int),
@@ -104,13 +106,15 @@ WITH this_run AS (
 ), ` + takeBackSQL + `
 SELECT (SELECT count(*) FROM moved), CASE
   WHEN NOT EXISTS (SELECT FROM dead) OR EXISTS (SELECT FROM opened) THEN ''
-  WHEN p.state = 'cancelled' THEN 'the publication was cancelled' ELSE 'the time that its publisher set is over' END
+  WHEN p.state = 'cancelled' THEN 'the publication was cancelled'
+  WHEN p.state = 'expired' AND p.finished_at IS NULL THEN 'the publication has expired and is just being closed: reset this workflow once more in a minute' ELSE 'the time that its publisher set is over' END
 FROM publications p WHERE p.publication_id = $1`
 
 	reopenReplaySQL = `
 WITH waiting AS MATERIALIZED (
   SELECT r.subscriber_number FROM replay_deliveries r JOIN replays USING (replay_id)
   WHERE r.replay_id = $5 AND r.publication_id = $1 AND r.channel = $2 AND r.batch = $3 AND r.taken_at IS NULL AND replays.state = 'running'
+    AND NOT EXISTS (SELECT FROM publications p WHERE p.publication_id = $1 AND p.state = 'expired' AND p.finished_at IS NULL) -- they go on waiting
 ), dead AS MATERIALIZED (
   SELECT subscriber_number FROM (` + deadOfBatchSQL + `) d WHERE (subscriber_number IN (SELECT subscriber_number FROM waiting)) IS TRUE
 ), ` + takeBackSQL + `, taken AS (

@@ -258,6 +258,35 @@ func TestWhatMayNotBeSentAnyMoreIsNotReopened(t *testing.T) {
 	require.ErrorIs(t, err, fanfare.ErrNotFound)
 }
 
+// The time of a publication is over, and those who were not sent to are just being
+// skipped: nobody may be sent to late because somebody else's dead letter is.
+func TestWhatIsJustExpiringIsNotReopened(t *testing.T) {
+	t.Parallel()
+	w := graves(t, 20)
+	ref := w.running("article-1", 10)
+	two := ref
+	two.N = 2
+	w.settle(ref, w.claimNew(ref, 10).Call, fanfare.OutcomeThrottled)
+	w.exec(`UPDATE deliveries SET state = 'dead', due_at = NULL, reason = 'retries_exhausted'`)
+	w.exec(`UPDATE publications SET state = 'expired', stopped_at = now()`)
+	r := w.replay(fanfare.ReplayFilter{Topic: "writer-1"})
+	require.EqualValues(t, 10, r.Count)
+	require.Zero(t, w.takeAll(r.ID))
+	n, why, err := w.Reopen(t.Context(), ref, "run-2")
+	require.NoError(t, err)
+	require.Zero(t, n)
+	require.Contains(t, why, "just being closed")
+	require.Equal(t, fanfare.Expired, w.publication(ref.Publication).State)
+	require.Empty(t, w.claimNew(two, 10).Recipients)
+
+	_, err = w.CloseBatch(t.Context(), two, 100)
+	require.NoError(t, err)
+	require.Equal(t, fanfare.Expired, w.finish(ref.Publication).State)
+	require.EqualValues(t, 10, w.takeAll(r.ID), "they went on waiting")
+	require.EqualValues(t, 10, w.publication(ref.Publication).Totals.Skipped, "who was skipped stays so")
+	w.balanced()
+}
+
 func TestARunReopensABatchOnce(t *testing.T) {
 	t.Parallel()
 	w := graves(t, 12)

@@ -13,7 +13,7 @@ import (
 // addWaiting says why publications that run are not finished, where they are not
 // simply under way.
 func (l *Ledger) addWaiting(ctx context.Context, p *fanfare.Publication) error {
-	if p.State != fanfare.Running || p.Totals.Unfinished() == 0 {
+	if p.FinishedAt != nil || p.Totals.Unfinished() == 0 {
 		return nil
 	}
 	b := &pgx.Batch{}
@@ -28,11 +28,15 @@ func (l *Ledger) addWaiting(ctx context.Context, p *fanfare.Publication) error {
 		p.WaitingFor = append(p.WaitingFor, list...)
 		return err
 	}
-	b.Queue(waitingForProviderSQL, p.Channels, p.Totals.Pending).Query(func(rows pgx.Rows) error { return add(rows, aboutProvider) })
-	if p.Totals.InDoubt > 0 {
-		b.Queue(waitingForEvidenceSQL, p.ID, p.Totals.InDoubt).Query(func(rows pgx.Rows) error { return add(rows, aboutDoubt) })
+	if p.State == fanfare.Running {
+		b.Queue(waitingForProviderSQL, p.Channels, p.Totals.Pending).Query(func(rows pgx.Rows) error { return add(rows, aboutProvider) })
 	}
-	b.Queue(waitingForRetrySQL, p.ID).Query(func(rows pgx.Rows) error { return add(rows, aboutRetry) })
+	if p.Totals.InDoubt > 0 { // also of one that was stopped: it keeps it from ending
+		b.Queue(waitingForEvidenceSQL, p.ID).Query(func(rows pgx.Rows) error { return add(rows, aboutDoubt) })
+	}
+	if p.State == fanfare.Running {
+		b.Queue(waitingForRetrySQL, p.ID).Query(func(rows pgx.Rows) error { return add(rows, aboutRetry) })
+	}
 	return l.pipeline(ctx, b)
 }
 
@@ -45,11 +49,11 @@ SELECT CASE WHEN state <> 'closed' THEN 'provider' ELSE 'throttle' END, provider
 FROM providers WHERE channel::text = ANY ($1::text[]) AND $2::bigint > 0 AND (state <> 'closed' OR throttled_until > clock_timestamp())
 ORDER BY channel, provider`
 
-	// $1 the publication, $2 how many are in doubt.
+	// $1 the publication.
 	waitingForEvidenceSQL = `
-SELECT 'doubt', provider, min(call_ended_at), max(deadline), $2::bigint, count(*) || ' calls, looked up ' || max(looks) || ' times at most; ' ||
+SELECT 'doubt', d.provider, min(d.call_ended_at), max(deadline), sum(c.size)::bigint, count(*) || ' calls, looked up ' || max(looks) || ' times at most; ' ||
   COALESCE((array_agg(last_look ORDER BY look_at DESC) FILTER (WHERE last_look IS NOT NULL))[1], 'the first look-up is to come')
-FROM doubts WHERE publication_id = $1 GROUP BY provider ORDER BY provider`
+FROM doubts d JOIN calls c USING (publication_id, call_id) WHERE publication_id = $1 GROUP BY d.provider ORDER BY d.provider`
 
 	// $1 the publication. Who is due at this moment waits for nothing.
 	waitingForRetrySQL = `

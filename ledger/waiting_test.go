@@ -55,6 +55,7 @@ func TestAPublicationSaysWhatItWaitsFor(t *testing.T) {
 
 	_, err := w.Cancel(t.Context(), ref.Publication)
 	require.NoError(t, err)
-	kinds, _ = waits()
-	require.Empty(t, kinds)
+	kinds, by = waits()
+	require.Equal(t, []string{"doubt"}, kinds, "that alone keeps it from ending")
+	require.EqualValues(t, 10, by["doubt"].Count)
 }

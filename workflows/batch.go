@@ -147,7 +147,7 @@ func (b *batch) wait(ctx workflow.Context, r activities.SendResult) error {
 }
 
 // end reports, and fails when somebody is dead, so that operators see it. again
-// is true when the batch was reset and goes on.
+// is true when the batch was reset or woken, and goes on.
 func (b *batch) end(ctx workflow.Context, tally fanfare.BatchTally) (result BatchResult, again bool, err error) {
 	result.Totals = tally.Totals
 	if tally.Totals.Sent+tally.Totals.Delivered < tally.Totals.Intended {
@@ -166,13 +166,20 @@ func (b *batch) end(ctx workflow.Context, tally fanfare.BatchTally) (result Batc
 		return result, false, err
 	}
 	b.report(ctx, true)
-	if tally.Totals.Dead == 0 {
-		return result, false, nil
+	if tally.Totals.Dead > 0 {
+		if again, err := b.reopen(ctx); err != nil || again {
+			return result, again, err
+		}
 	}
-	if again, err := b.reopen(ctx); err != nil || again {
-		return result, again, err
+	// Somebody may rely on this run: to send what was taken back since the tally,
+	// say. Temporal lets no run end that has a signal it has not seen.
+	if b.wake.ReceiveAsync(nil) {
+		return result, true, nil
 	}
-	return result, false, deadLetters(b.Batch.Publication, result, b.why)
+	if tally.Totals.Dead > 0 {
+		return result, false, deadLetters(b.Batch.Publication, result, b.why)
+	}
+	return result, false, nil
 }
 
 // reopen takes the dead deliveries back when somebody reset this workflow: that

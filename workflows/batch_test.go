@@ -310,7 +310,8 @@ func TestBatchWithDeadLettersFails(t *testing.T) {
 	require.Equal(t, workflows.ErrorTypeDeadLetters, failure.Type())
 	require.True(t, failure.NonRetryable())
 	require.Equal(t, "3 of 10 deliveries are dead (3 dead doubt_held, 1 failed sendgrid:400, 1 skipped no_address); "+
-		"when the cause is gone, reset this workflow or run: fanfare replay --publication "+string(publicationID), failure.Message())
+		"when the cause is gone, reset this workflow or run: fanfare replay --publication "+string(publicationID)+
+		" --reason doubt_held (a reset leaves them: they may have been sent to)", failure.Message())
 	var result workflows.BatchResult
 	require.NoError(t, failure.Details(&result))
 	require.Equal(t, workflows.BatchResult{Totals: ended.Totals, Problems: b.problems}, result)
@@ -339,6 +340,26 @@ func TestABatchThatWasResetTakesItsDeadLettersBackOnce(t *testing.T) {
 	require.ErrorContains(t, err, "3 of 10 deliveries are dead")
 	require.Len(t, b.reopened, 1, "once for each run: whoever is dead again stays so")
 	require.Len(t, b.sends, 2)
+}
+
+// Whoever took dead letters back wakes the batch. If it is just ending it must
+// not end: nobody else would send to them.
+func TestABatchThatIsWokenWhileItEndsGoesOn(t *testing.T) {
+	t.Parallel()
+	for _, totals := range []fanfare.Totals{{Sent: 7, Skipped: 3}, {Sent: 7, Dead: 3}} {
+		var b *batchStage
+		b = newBatchStage(t, func(n int, _ activities.SendInput) activities.SendResult {
+			if n == 1 {
+				b.SignalWorkflow(workflows.SignalWake, nil)
+				return activities.SendResult{Tally: tally(totals)}
+			}
+			return activities.SendResult{Tally: allSent}
+		})
+		result, err := b.execute()
+		require.NoError(t, err)
+		require.EqualValues(t, 10, result.Totals.Sent)
+		require.Greater(t, len(b.sends), 1)
+	}
 }
 
 func TestABatchThatMayNotBeSentAgainSaysSo(t *testing.T) {

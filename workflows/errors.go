@@ -55,6 +55,9 @@ func deadLetters(id fanfare.PublicationID, r BatchResult, notReopened string) er
 		message += "; they are not sent again: " + notReopened
 	} else {
 		message += "; when the cause is gone, reset this workflow or run: fanfare replay --publication " + string(id)
+		if r.Problems.Reasons["dead "+fanfare.ReasonDoubtHeld] == r.Totals.Dead {
+			message += " --reason " + fanfare.ReasonDoubtHeld + " (a reset leaves them: they may have been sent to)"
+		}
 	}
 	return temporal.NewApplicationErrorWithOptions(message, ErrorTypeDeadLetters, temporal.ApplicationErrorOptions{
 		NonRetryable: true, Details: []any{r},

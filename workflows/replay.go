@@ -41,6 +41,9 @@ func Replay(ctx workflow.Context, in ReplayInput) (activities.ReplayProgress, er
 		if err := r.look(ctx); err != nil || r.Last.State != fanfare.ReplayRunning {
 			return r.Last, err
 		}
+		if r.AllOut && r.Last.Waiting > 0 { // for a publication that was just being closed
+			r.After, r.AllOut = fanfare.BatchRef{}, false
+		}
 		if !r.AllOut {
 			if err := r.takePage(ctx); err != nil {
 				return r.Last, err
@@ -84,19 +87,29 @@ func (r *replaying) takePage(ctx workflow.Context) error {
 	r.AllOut = len(page) < replayPage
 	for _, b := range page {
 		r.After = b.Batch.BatchRef
-		start := startBatch(ctx, b.Batch, b.Class, b.Topic)
-		err := start.Get(ctx, nil)
-		if temporal.IsWorkflowExecutionAlreadyStartedError(err) {
-			// It may be ending at this moment: then the publication, which was told too,
-			// finds that the ledger has more to do.
-			err = nil
-			_ = workflow.SignalExternalWorkflow(ctx, b.Batch.WorkflowID(), "", SignalWake, nil).Get(ctx, nil)
-		}
-		if err != nil {
+		if err := r.own(ctx, b); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// own sees to it that a batch has an open workflow that knows of what was taken
+// back. One that is open takes the wake before it ends; one that cannot take it any more has
+// ended, and can be started again.
+func (r *replaying) own(ctx workflow.Context, b fanfare.ReplayBatch) error {
+	for {
+		err := startBatch(ctx, b.Batch, b.Class, b.Topic).Get(ctx, nil)
+		if !temporal.IsWorkflowExecutionAlreadyStartedError(err) {
+			return err
+		}
+		if workflow.SignalExternalWorkflow(ctx, b.Batch.WorkflowID(), "", SignalWake, nil).Get(ctx, nil) == nil {
+			return nil
+		}
+		if err := workflow.Sleep(ctx, time.Second); err != nil {
+			return err
+		}
+	}
 }
 
 // waitForPage looks until those taken back have come to an end, or long enough.

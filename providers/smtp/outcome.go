@@ -161,8 +161,8 @@ func advice(at step) string {
 }
 
 // deferred is an answer that says "not now". While there is a recipient it is
-// theirs, costs them an attempt and stops nobody else; what is said before, and
-// by a relay that closes, is for everyone.
+// theirs, costs them an attempt and stops nobody else; what is said before, by a
+// relay that closes, and about the relay's own state (4.3.x), is for everyone.
 func deferred(at step, code int, enhanced string, out fanfare.Outcome) fanfare.Reply {
 	paced := strings.HasPrefix(enhanced, "4.7.")
 	switch {
@@ -170,7 +170,7 @@ func deferred(at step, code int, enhanced string, out fanfare.Outcome) fanfare.R
 		out.Kind = fanfare.OutcomeUnavailable
 	case (at == atMail || code == closing) && paced, at == atMail && code == closing && enhanced == "":
 		out.Kind, out.RetryAfter = fanfare.OutcomeThrottled, rateWait
-	case at == atMail, code == closing:
+	case at == atMail, code == closing, strings.HasPrefix(enhanced, "4.3."):
 		out.Kind = fanfare.OutcomeUnavailable
 	default:
 		mine := out
