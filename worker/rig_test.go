@@ -111,6 +111,9 @@ func newRig(t *testing.T, s setup) *rig {
 	t.Cleanup(r.Client.Close)
 	require.NoError(t, worker.Prepare(t.Context(), r.Client, r.namespace, quiet))
 	r.subscribe(s.readers)
+	if s.lookUps == nil {
+		s.lookUps = map[string]activities.LookUp{sender(nil).Name(): activities.NoLookUp{}}
+	}
 	r.config = worker.Config{
 		Ledger: l, Temporal: r.Client, Renderer: renderer{}, LookUps: s.lookUps, BatchSize: s.batchSize, Log: quiet,
 		Senders: map[fanfare.Channel][]activities.Sender{fanfare.Email: {s.sender}}, Breaker: noBreaker{}, Backoff: []time.Duration{200 * time.Millisecond},

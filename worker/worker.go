@@ -25,7 +25,7 @@ import (
 	"github.com/fanfare-dev/fanfare/workflows"
 )
 
-// Config is what a worker is made of. All fields are required, except LookUps.
+// Config is what a worker is made of. All fields are required.
 type Config struct {
 	Ledger   *ledger.Ledger
 	Temporal client.Client
@@ -34,7 +34,8 @@ type Config struct {
 	// one first, and Breaker says which of them may be called.
 	Senders map[fanfare.Channel][]activities.Sender
 	Breaker activities.Breaker
-	// LookUps are the providers that can be asked about a call in doubt, by name.
+	// LookUps are all providers that ever made calls, by name: how each is asked about
+	// one in doubt, or activities.NoLookUp.
 	LookUps   map[string]activities.LookUp
 	Links     activities.Links
 	Backoff   []time.Duration
