@@ -49,55 +49,71 @@ type books struct {
 	rows     map[string]row       // likewise
 	verified fanfare.Verification
 
-	failures int
+	failed map[string][]string // cases by what is wrong
 }
 
-// account counts, prints, and says what is wrong.
+// account counts, prints, and fails where something is wrong.
 func (c *chaos) account() {
 	c.t.Helper()
-	b := &books{chaos: c, received: map[string][]receipt{}, rows: map[string]row{}}
-	for name := range c.sandboxes {
-		c.readMail(name, b.received)
+	b := c.examine()
+	if len(b.failed) > 0 || *chaosMinutes > 0 {
+		c.saveOutput()
 	}
+	require.Empty(c.t, b.failed, "chaos with seed %d", c.size.seed)
+}
+
+// What can be wrong.
+const (
+	isLost      = "lost: in the audience, no mail, and no end with a reason"
+	isUnfounded = "sent as the ledger says, and no sandbox got it"
+	isTwice     = "accepted in more than one call, and the ledger tells of no such re-send"
+	isDenied    = "skipped or given up on for certain as the ledger says, and a sandbox got mail"
+	isUnclaimed = "call that no claim announced"
+	isForgotten = "not in the audience, although they subscribed and never left"
+	isLate      = "call while it was stopped"
+	isUneven    = "verify and the totals"
+	isBelieved  = "forged or stale events accepted"
+	isWritten   = "an address was written down"
+)
+
+// examine counts and prints.
+func (c *chaos) examine() *books {
+	c.t.Helper()
+	b := &books{chaos: c, received: map[string][]receipt{}, rows: map[string]row{}, failed: map[string][]string{}}
+	var read, accepted int64
+	for name, one := range c.sandboxes {
+		read += c.readMail(name, b.received)
+		accepted += one.Stats().Messages
+	}
+	require.Equal(c.t, accepted, read, "all mail was read")
 	query(c, func(r row) { b.rows[r.delivery()] = r },
 		`SELECT publication_id::text, subscriber_number, state, COALESCE(reason, ''), COALESCE(code, ''), resends FROM deliveries`)
 	_, out := c.fanfare("verify", "--json")
 	require.NoError(c.t, json.Unmarshal(out, &b.verified), "%s", out)
 
-	lost := b.lost()
-	unfounded := b.unfounded()
 	again, allowed := b.duplicates()
-	b.table(len(lost), len(unfounded), len(again), allowed)
-	b.complain("lost: in the audience, no mail, and no end with a reason", lost)
-	b.complain("sent as the ledger says, and no sandbox got it", unfounded)
-	b.complain("accepted in more than one call, and the ledger tells of no such re-send", again)
-	b.complain("skipped or given up on for certain as the ledger says, and a sandbox got mail", b.denied())
-	b.complain("call that no claim announced", b.unclaimed())
-	b.complain("not in the audience, although they subscribed and never left", b.forgotten())
-	b.complain("call while it was stopped", b.afterStop())
-	b.complain("verify", b.unbalanced())
-	b.complain("forged or stale events accepted", b.believed())
-	b.complain("an address was written down", b.addresses())
-	if b.failures > 0 || *chaosMinutes > 0 {
-		c.saveOutput()
+	for what, cases := range map[string][]string{
+		isLost: b.lost(), isUnfounded: b.unfounded(), isTwice: again, isDenied: b.denied(), isUnclaimed: b.unclaimed(),
+		isForgotten: b.forgotten(), isLate: b.afterStop(), isUneven: b.unbalanced(), isBelieved: b.believed(), isWritten: b.addresses(),
+	} {
+		if len(cases) > 0 {
+			b.failed[what] = cases
+		}
 	}
-	require.Zero(c.t, b.failures, "chaos with seed %d", c.size.seed)
+	b.table(allowed)
+	for _, what := range slices.Sorted(maps.Keys(b.failed)) {
+		cases := b.failed[what]
+		b.sayf("FAILED", "%d: %s", len(cases), what)
+		for _, one := range cases[:min(len(cases), shown)] {
+			b.sayf("", "%s", one)
+		}
+		b.failed[what] = cases[:min(len(cases), shown)]
+	}
+	return b
 }
 
-// complain tells of a kind of failure and its first cases.
-func (b *books) complain(what string, cases []string) {
-	if len(cases) == 0 {
-		return
-	}
-	b.failures += len(cases)
-	b.sayf("FAILED", "%d: %s", len(cases), what)
-	for _, one := range cases[:min(len(cases), shown)] {
-		b.sayf("", "%s", one)
-	}
-}
-
-// readMail reads all mail of a sandbox the way everybody can.
-func (c *chaos) readMail(name string, into map[string][]receipt) {
+// readMail reads all mail of a sandbox the way everybody can, and counts it.
+func (c *chaos) readMail(name string, into map[string][]receipt) (read int64) {
 	c.t.Helper()
 	for cursor := ""; ; {
 		request, err := http.NewRequestWithContext(c.t.Context(), http.MethodGet, c.addresses[name]+"/sandbox/messages?limit=1000&cursor="+cursor, nil)
@@ -117,9 +133,10 @@ func (c *chaos) readMail(name string, into map[string][]receipt) {
 		require.NoError(c.t, err)
 		for _, m := range page.Items {
 			into[m.Delivery] = append(into[m.Delivery], receipt{name, m.Call, m.At})
+			read++
 		}
 		if cursor = page.NextCursor; cursor == "" {
-			return
+			return read
 		}
 	}
 }
@@ -384,7 +401,7 @@ func (b *books) tellCall(id string) string {
 func clock(t time.Time) string { return t.UTC().Format("15:04:05.000") }
 
 // table prints what happened.
-func (b *books) table(lost, unfounded, again, allowed int) {
+func (b *books) table(allowed int) {
 	totals, skipped, dead, states := fanfare.Totals{}, map[string]int64{}, map[string]int64{}, map[string]int64{}
 	for _, key := range b.keys {
 		p := b.publication(b.known[key].id)
@@ -422,9 +439,9 @@ func (b *books) table(lost, unfounded, again, allowed int) {
 		{"failed", fmt.Sprint(totals.Failed)},
 		{"skipped", fmt.Sprintf("%d %s", totals.Skipped, counts(skipped))},
 		{"dead", fmt.Sprintf("%d %s", totals.Dead, counts(dead))},
-		{"lost", fmt.Sprint(lost)},
-		{"sent to nobody", fmt.Sprint(unfounded)},
-		{"duplicates", fmt.Sprintf("%d, and %d that the policy resend accounts for", again, allowed)},
+		{"lost", fmt.Sprint(len(b.failed[isLost]))},
+		{"sent to nobody", fmt.Sprint(len(b.failed[isUnfounded]))},
+		{"duplicates", fmt.Sprintf("%d, and %d that the policy resend accounts for", len(b.failed[isTwice]), allowed)},
 		{"verify says", fmt.Sprintf("ok %t, duplicates %d, resent %d", b.verified.OK, b.verified.Duplicates, b.verified.Resent)},
 		{"in doubt, settled by", counts(evidence)},
 		{"at the providers", fmt.Sprintf("%d calls, %d of them hurt, %d messages", calls, faults, messages)},
