@@ -18,6 +18,7 @@ import (
 func (l *Ledger) Reopen(ctx context.Context, ref fanfare.BatchRef, run string) (reopened int64, why string, err error) {
 	b := &pgx.Batch{}
 	b.Queue(enterGateSQL, ref.Publication)
+	b.Queue(`SELECT pg_advisory_xact_lock_shared(` + deadLock + `)`)
 	b.Queue(lockBatchSQL, ref.Publication, ref.Channel, ref.N)
 	b.Queue(reopenRunSQL, ref.Publication, ref.Channel, ref.N, seconds(l.cfg.Expires), run).QueryRow(func(row pgx.Row) error {
 		err := row.Scan(&reopened, &why)
@@ -33,6 +34,7 @@ func (l *Ledger) Reopen(ctx context.Context, ref fanfare.BatchRef, run string) (
 func (l *Ledger) ReopenForReplay(ctx context.Context, id fanfare.ReplayID, ref fanfare.BatchRef) (reopened int64, err error) {
 	b := &pgx.Batch{}
 	b.Queue(enterGateSQL, ref.Publication)
+	b.Queue(`SELECT pg_advisory_xact_lock_shared(` + deadLock + `)`)
 	b.Queue(lockBatchSQL, ref.Publication, ref.Channel, ref.N)
 	// A replay that is being cancelled either waits for this, or has been cancelled.
 	b.Queue(`SELECT FROM replays WHERE replay_id = $1 FOR SHARE`, id)

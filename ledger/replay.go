@@ -23,6 +23,11 @@ const (
 	paceCalls = 4
 )
 
+// deadLock is an advisory lock: who takes dead letters back shares it, and who
+// selects them for a replay holds it alone, or would count some that another replay is
+// taking back at that moment.
+const deadLock = `hashtextextended('fanfare dead letters', 0)`
+
 // The dead letters that a filter means: $1 publication, $2 topic, $3 channel,
 // $4 code, $5 reason, $6 since, $7 until. why says why one of them cannot be sent again.
 const deadLettersSQL = `
@@ -143,6 +148,10 @@ func (l *Ledger) AcceptReplay(ctx context.Context, f fanfare.ReplayFilter, idemp
 	}
 	var id fanfare.ReplayID
 	err = l.transact(ctx, func(tx pgx.Tx) error {
+		// Its own statement: what is selected next is seen as it is behind the lock.
+		if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock(`+deadLock+`)`); err != nil {
+			return err
+		}
 		var again bool
 		if id, again, err = startReplay(ctx, tx, filter, idempotencyKey); err != nil || again {
 			return err

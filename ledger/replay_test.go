@@ -180,6 +180,34 @@ func TestReplaysAtOnceShareTheDead(t *testing.T) {
 	w.balanced()
 }
 
+// One replay is taking dead letters back while another is being accepted: those
+// are not counted again.
+func TestAReplayDoesNotCountWhatAnotherIsTakingBack(t *testing.T) {
+	t.Parallel()
+	w := graves(t, 2000)
+	w.cemetery("article-1", 2000, 20)
+	first := w.replay(fanfare.ReplayFilter{Topic: "writer-1"})
+	batches, err := w.ReplayBatches(t.Context(), first.ID, fanfare.BatchRef{}, 1000)
+	require.NoError(t, err)
+	var wg sync.WaitGroup
+	var taking error
+	wg.Go(func() {
+		for _, b := range batches {
+			if _, taking = w.ReopenForReplay(t.Context(), first.ID, b.Batch.BatchRef); taking != nil {
+				return
+			}
+		}
+	})
+	var counted int64
+	for range 30 {
+		counted += w.replay(fanfare.ReplayFilter{Topic: "writer-1"}).Count
+	}
+	wg.Wait()
+	require.NoError(t, taking)
+	require.Zero(t, counted)
+	w.balanced()
+}
+
 func TestAnIdempotencyKeyIsOneReplay(t *testing.T) {
 	t.Parallel()
 	w := graves(t, 5)
