@@ -184,27 +184,22 @@ func TestReplaysAtOnceShareTheDead(t *testing.T) {
 // are not counted again.
 func TestAReplayDoesNotCountWhatAnotherIsTakingBack(t *testing.T) {
 	t.Parallel()
-	w := graves(t, 2000)
-	w.cemetery("article-1", 2000, 20)
+	w := graves(t, 20)
+	ref := w.cemetery("article-1", 20, 20)
 	first := w.replay(fanfare.ReplayFilter{Topic: "writer-1"})
-	batches, err := w.ReplayBatches(t.Context(), first.ID, fanfare.BatchRef{}, 1000)
-	require.NoError(t, err)
+	release := w.hold(`SELECT FROM batches FOR UPDATE`) // the taking has begun, and goes no further
 	var wg sync.WaitGroup
-	var taking error
-	wg.Go(func() {
-		for _, b := range batches {
-			if _, taking = w.ReopenForReplay(t.Context(), first.ID, b.Batch.BatchRef); taking != nil {
-				return
-			}
-		}
-	})
-	var counted int64
-	for range 30 {
-		counted += w.replay(fanfare.ReplayFilter{Topic: "writer-1"}).Count
-	}
+	var errs [2]error
+	var second fanfare.Replay
+	wg.Go(func() { _, errs[0] = w.ReopenForReplay(t.Context(), first.ID, ref) })
+	w.waitingFor(1)
+	wg.Go(func() { second, errs[1] = w.AcceptReplay(t.Context(), fanfare.ReplayFilter{Topic: "writer-1"}, "") })
+	w.waitingFor(2)
+	release()
 	wg.Wait()
-	require.NoError(t, taking)
-	require.Zero(t, counted)
+	require.NoError(t, errs[0])
+	require.NoError(t, errs[1])
+	require.Zero(t, second.Count)
 	w.balanced()
 }
 
