@@ -20,21 +20,49 @@ type Range struct {
 	DueIn time.Duration
 }
 
-// Claim is what a claim won: the lease of one call and its recipients. Without
-// recipients there is nothing to send now; Tally says why.
+// Wanted says what a claim is to win.
+type Wanted struct {
+	// Provider is who will be called.
+	Provider string
+	// Limit is how many recipients at most.
+	Limit int
+	// Single gives each recipient a call of their own, for providers that take one
+	// message at a time. Otherwise those share a call who get the same message.
+	Single bool
+	// Locales are those that the message exists in, in lower case, the default first;
+	// none when it is the same for everyone.
+	Locales []string
+}
+
+// Claim is what a claim won: the leases of calls, which begin and end at the same
+// time. Without calls there is nothing to send now; Tally says why.
 type Claim struct {
-	Call        CallID
+	Calls       []ClaimedCall
 	BeginWithin time.Duration
 	CallWithin  time.Duration
-	Recipients  []Claimed
 	Tally       BatchTally
 }
 
-// Claimed is one claimed delivery. Address is personal and goes nowhere but to
-// the provider.
+// ClaimedCall is one call and who it is for, in the order of their numbers.
+type ClaimedCall struct {
+	ID CallID
+	// Locale is the one of Wanted.Locales that these recipients read; empty when there is none.
+	Locale     string
+	Recipients []Claimed
+}
+
+// Claimed is one claimed delivery. Address and Devices are personal and go nowhere
+// but to the provider.
 type Claimed struct {
 	Number  SubscriberNumber
-	Address string
+	Address string   // of email and SMS
+	Devices []Device // of push
+}
+
+// Settlement is what became of one call.
+type Settlement struct {
+	Call   CallID
+	Result Result
 }
 
 // Result is what became of a call, as the ledger is told.
@@ -44,6 +72,10 @@ type Result struct {
 	Outcome    Outcome
 	Named      map[SubscriberNumber]Outcome
 	ProviderID string
+	// Devices is what became of each device of a push.
+	Devices []DeviceResult
+	// Suppress are addresses that the provider refused for good.
+	Suppress []Refused
 	// Evidence is how a doubtful call was settled; empty for the call's own answer.
 	Evidence string
 }
@@ -53,7 +85,13 @@ type Doubt struct {
 	Ref      BatchRef
 	Call     CallID
 	Provider string
+	BeganAt  time.Time
 	EndedAt  time.Time
+	// Number, Address and Locale are those of the one recipient of a call on a channel
+	// with one message to a call; zero where a call is for many. Address is personal.
+	Number  SubscriberNumber
+	Address string
+	Locale  string
 	Looks    int
 	// Overdue is true when the deadline has passed.
 	Overdue bool

@@ -23,6 +23,7 @@ const (
 	ReasonSuppressed       = "suppressed"
 	ReasonNoAddress        = "no_address"
 	ReasonDuplicateAddress = "duplicate_address"
+	ReasonOptedOut         = "opted_out" // by preferences
 	ReasonErased           = "erased"
 	ReasonExpired          = "expired"
 	ReasonCancelled        = "cancelled"
@@ -56,6 +57,8 @@ type Attempt struct {
 	Outcome   string     `json:"outcome,omitempty"` // an OutcomeKind; empty while the call is under way
 	Code      string     `json:"code"`
 	Evidence  string     `json:"evidence,omitempty"` // how a doubtful call was settled
+	// Devices is what became of each device of a push.
+	Devices []DeviceResult `json:"devices,omitempty"`
 }
 
 // Event is something a provider reported about a delivery.
@@ -65,20 +68,24 @@ type Event struct {
 }
 
 // Recipient is one claimed delivery with what its provider needs to know.
-// It is never written to a log or a workflow history: Address is personal.
+// It is never written to a log or a workflow history: addresses are personal.
 type Recipient struct {
 	Number  SubscriberNumber
-	Address string
+	Address string   // of email and SMS
+	Devices []Device // of push, all of which get the message
 	// Unsubscribe is the recipient's own one-click URL.
 	Unsubscribe string
+	// Preferences is the URL of the recipient's own preferences page.
+	Preferences string
 }
 
-// Message is rendered content. Wherever UnsubscribeTag stands in HTML or Text,
-// the provider puts the recipient's own unsubscribe URL.
+// Message is rendered content. Wherever UnsubscribeTag or PreferencesTag stands in
+// an email's HTML or Text, the provider puts the recipient's own URL.
 type Message struct {
-	Subject string
-	HTML    string
+	Subject string // of email; the title of a push and of an in-app item
+	HTML    string // of email
 	Text    string
+	URL     string // where a tap on a push or an in-app item leads
 }
 
 // UnsubscribeTag marks the place of the recipient's unsubscribe URL in a
@@ -86,11 +93,16 @@ type Message struct {
 // content that people wrote.
 const UnsubscribeTag = "[%fanfare_unsubscribe%]"
 
-// Call is one request to a provider, for the recipients of one claim.
+// PreferencesTag marks the place of the URL of the recipient's preferences page.
+const PreferencesTag = "[%fanfare_preferences%]"
+
+// Call is one request to a provider, for recipients of one claim.
 type Call struct {
 	ID          CallID
 	Publication PublicationID
 	Channel     Channel
 	Message     Message
 	Recipients  []Recipient
+	// Expires is when the message is not to be delivered any more.
+	Expires time.Time
 }

@@ -52,6 +52,37 @@ type Reply struct {
 	Split bool
 	// ProviderID is the provider's own id of the accepted request.
 	ProviderID string
+	// Devices is what became of each device of a push, in the order of the recipient's.
+	Devices []DeviceResult
+	// Suppress are addresses that the provider refused for good, whatever is sent to them.
+	Suppress []Refused
+}
+
+// DeviceResult is what became of one device of a push.
+type DeviceResult struct {
+	Device     string      `json:"device"` // the first 12 hexadecimal digits of its token's SHA-256
+	Platform   string      `json:"platform,omitempty"`
+	Outcome    OutcomeKind `json:"outcome"`
+	Code       string      `json:"code,omitempty"`
+	ProviderID string      `json:"provider_id,omitempty"`
+}
+
+// Refused is an address that must not be used again. Address is personal: the ledger
+// takes its hash and keeps nothing else of it.
+type Refused struct {
+	Address string
+	Reason  SuppressionReason
+}
+
+// Question is what a look-up is asked about: one call.
+type Question struct {
+	Call    CallID
+	BeganAt time.Time // by the ledger's clock
+	EndedAt time.Time
+	// Address and Text are those of a call with one message, for providers that keep no
+	// id of ours; empty otherwise. Both are personal.
+	Address string
+	Text    string
 }
 
 // Sighting is what a look-up at the provider shows of a call.
@@ -59,6 +90,9 @@ type Sighting struct {
 	// Seen is true when the provider shows a message of this very call. False
 	// proves nothing.
 	Seen bool
+	// Messages are the provider's ids of messages that may be this call's, where it keeps
+	// no id of ours: it is this call's when exactly one of them belongs to no other.
+	Messages []string
 	// Evidence is a sentence for the record, without personal data.
 	Evidence string
 }

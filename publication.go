@@ -58,11 +58,16 @@ func (s PublicationState) Stopped() bool {
 
 // Content is what is announced. Title and URL are required; each channel has
 // sensible defaults for the rest.
+//
+// Or it names a template, and gives the data that the template asks for.
 type Content struct {
-	Title   string `json:"title"`
-	URL     string `json:"url"`
+	Title   string `json:"title,omitempty"`
+	URL     string `json:"url,omitempty"`
 	Summary string `json:"summary,omitempty"`
 	Body    string `json:"body,omitempty"` // plain text; blank lines separate paragraphs
+
+	Template string         `json:"template,omitempty"`
+	Data     map[string]any `json:"data,omitempty"`
 }
 
 // Totals counts deliveries by state. Intended is the sum of all the others.
@@ -178,5 +183,8 @@ type Announcement struct {
 	Class       Class
 	Channels    []Channel
 	Content     Content
-	Audience    int64
+	// Template is what Content.Template was when the publication was accepted; nil without one.
+	Template  *Template
+	ExpiresAt time.Time
+	Audience  int64
 }

@@ -1,0 +1,38 @@
+package fanfare
+
+import "time"
+
+// Template is one version of a named template. A version never changes.
+type Template struct {
+	Name      string    `json:"name"`
+	Version   int       `json:"version"` // counts from 1
+	CreatedAt time.Time `json:"created_at"`
+	// DefaultLocale is for subscribers whose locale, with or without its region, has no text.
+	DefaultLocale string `json:"default_locale"`
+	// Texts are in the template language, by channel and by locale in lower case ("pt-br"). A channel
+	// that is asked for has a text in the default locale.
+	Texts map[Channel]map[string]TemplateText `json:"texts"`
+}
+
+// TemplateText is what a template says on one channel in one locale.
+type TemplateText struct {
+	Subject string `json:"subject,omitempty"` // of email; the title of a push and of an in-app item
+	HTML    string `json:"html,omitempty"`    // of email
+	Text    string `json:"text,omitempty"`
+	URL     string `json:"url,omitempty"` // of push and in-app
+}
+
+// Locales are those that the template has on a channel, the default first; none
+// for a nil template, whose messages are the same for everyone.
+func (t *Template) Locales(channel Channel) []string {
+	if t == nil {
+		return nil
+	}
+	locales := []string{t.DefaultLocale}
+	for locale := range t.Texts[channel] {
+		if locale != t.DefaultLocale {
+			locales = append(locales, locale)
+		}
+	}
+	return locales
+}
