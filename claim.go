@@ -87,18 +87,20 @@ type Doubt struct {
 	Provider string
 	BeganAt  time.Time
 	EndedAt  time.Time
-	// Number, Address and Locale are those of the one recipient of a call on a channel
-	// with one message to a call; zero where a call is for many. Address is personal.
-	Number  SubscriberNumber
+	// Address and Locale are those of the one recipient of an SMS, to be looked up by
+	// them; empty on other channels. Address is personal.
 	Address string
 	Locale  string
-	Looks    int
+	Looks   int
 	// Overdue is true when the deadline has passed.
 	Overdue bool
 	// Witness is an accepted call that a look-up should show before the absence
 	// of this one means anything: the first accepted after it or, where there
 	// was none, the last before. Empty when the publication has no accepted call.
-	Witness CallID
+	// WitnessAbout, but for the call, is how to ask for it, and WitnessMessage the provider's id of it.
+	Witness        CallID
+	WitnessAbout   Question
+	WitnessMessage string
 	// Unheard is true when the provider reports events of this publication, and
 	// none of Witness yet: then their absence means nothing.
 	Unheard bool

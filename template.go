@@ -1,6 +1,9 @@
 package fanfare
 
-import "time"
+import (
+	"strings"
+	"time"
+)
 
 // Template is one version of a named template. A version never changes.
 type Template struct {
@@ -20,6 +23,22 @@ type TemplateText struct {
 	HTML    string `json:"html,omitempty"`    // of email
 	Text    string `json:"text,omitempty"`
 	URL     string `json:"url,omitempty"` // of push and in-app
+}
+
+// LocaleFor is the locale of the text for a subscriber who reads locale: that, or
+// its language without the region, or the default; "" for a nil template.
+func (t *Template) LocaleFor(channel Channel, locale string) string {
+	if t == nil {
+		return ""
+	}
+	locale = strings.ToLower(strings.ReplaceAll(locale, "_", "-"))
+	language, _, _ := strings.Cut(locale, "-")
+	for _, candidate := range []string{locale, language} {
+		if _, ok := t.Texts[channel][candidate]; ok {
+			return candidate
+		}
+	}
+	return t.DefaultLocale
 }
 
 // Locales are those that the template has on a channel, the default first; none

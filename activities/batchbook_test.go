@@ -88,10 +88,10 @@ func (b *batchBook) OpenBatches(context.Context, fanfare.PublicationID, fanfare.
 	return nil, errors.New("a batch asks for no batches")
 }
 
-func (b *batchBook) ClaimNew(ctx context.Context, ref fanfare.BatchRef, provider string, limit int) (fanfare.Claim, error) {
-	return b.claim(ctx, "new", func() []fanfare.SubscriberNumber {
+func (b *batchBook) ClaimNew(ctx context.Context, ref fanfare.BatchRef, wanted fanfare.Wanted) (fanfare.Claim, error) {
+	return b.claim(ctx, "new", wanted, func() []fanfare.SubscriberNumber {
 		var won []fanfare.SubscriberNumber
-		for taken := 0; taken < limit && b.claimed < b.size; taken++ {
+		for taken := 0; taken < wanted.Limit && b.claimed < b.size; taken++ {
 			b.claimed++
 			n := fanfare.SubscriberNumber(b.claimed)
 			b.recipients[n] = &recipient{state: fanfare.Skipped}
@@ -103,10 +103,10 @@ func (b *batchBook) ClaimNew(ctx context.Context, ref fanfare.BatchRef, provider
 	})
 }
 
-func (b *batchBook) ClaimDue(ctx context.Context, ref fanfare.BatchRef, provider string, limit int, within fanfare.Range) (fanfare.Claim, error) {
-	return b.claim(ctx, "due", func() []fanfare.SubscriberNumber {
+func (b *batchBook) ClaimDue(ctx context.Context, ref fanfare.BatchRef, wanted fanfare.Wanted, within fanfare.Range) (fanfare.Claim, error) {
+	return b.claim(ctx, "due", wanted, func() []fanfare.SubscriberNumber {
 		var won []fanfare.SubscriberNumber
-		for n := fanfare.SubscriberNumber(1); int(n) <= b.claimed && len(won) < limit; n++ {
+		for n := fanfare.SubscriberNumber(1); int(n) <= b.claimed && len(won) < wanted.Limit; n++ {
 			r := b.recipients[n]
 			if r.state == fanfare.Pending && n >= within.First && n <= within.Last && !r.due.After(time.Now().Add(within.DueIn)) {
 				won = append(won, n)
@@ -116,7 +116,7 @@ func (b *batchBook) ClaimDue(ctx context.Context, ref fanfare.BatchRef, provider
 	})
 }
 
-func (b *batchBook) claim(ctx context.Context, kind string, choose func() []fanfare.SubscriberNumber) (fanfare.Claim, error) {
+func (b *batchBook) claim(ctx context.Context, kind string, wanted fanfare.Wanted, choose func() []fanfare.SubscriberNumber) (fanfare.Claim, error) {
 	if err := ctx.Err(); err != nil {
 		return fanfare.Claim{}, err
 	}
@@ -128,22 +128,37 @@ func (b *batchBook) claim(ctx context.Context, kind string, choose func() []fanf
 	}
 	claim := fanfare.Claim{BeginWithin: beginWithin, CallWithin: callWithin}
 	if b.state == fanfare.Running {
-		claim.Call = fanfare.CallID(fmt.Sprintf("call-%d", len(b.calls)+1))
 		for _, n := range choose() {
-			*b.recipients[n] = recipient{state: fanfare.Sending, call: claim.Call}
-			b.calls[claim.Call] = append(b.calls[claim.Call], n)
-			claim.Recipients = append(claim.Recipients, fanfare.Claimed{Number: n, Address: address(n)})
+			b.add(&claim, wanted, n)
 		}
 	}
 	claim.Tally = b.tally()
-	if len(claim.Recipients) > 0 && len(b.slowClaims) > 0 {
+	if len(claim.Calls) > 0 && len(b.slowClaims) > 0 {
 		<-time.After(b.slowClaims[0]) // virtual time
 		b.slowClaims = b.slowClaims[1:]
 	}
 	return claim, nil
 }
 
-func (b *batchBook) Settle(ctx context.Context, ref fanfare.BatchRef, call fanfare.CallID, r fanfare.Result) (fanfare.BatchTally, error) {
+// add claims a recipient: in a call of their own, or in that of their locale, which
+// goes round among those wanted.
+func (b *batchBook) add(claim *fanfare.Claim, wanted fanfare.Wanted, n fanfare.SubscriberNumber) {
+	locale := ""
+	if len(wanted.Locales) > 0 {
+		locale = wanted.Locales[int(n)%len(wanted.Locales)]
+	}
+	at := slices.IndexFunc(claim.Calls, func(c fanfare.ClaimedCall) bool { return c.Locale == locale && !wanted.Single })
+	if at < 0 {
+		at = len(claim.Calls)
+		claim.Calls = append(claim.Calls, fanfare.ClaimedCall{ID: fanfare.CallID(fmt.Sprintf("call-%d", len(b.calls)+1)), Locale: locale})
+	}
+	call := &claim.Calls[at]
+	*b.recipients[n] = recipient{state: fanfare.Sending, call: call.ID}
+	b.calls[call.ID] = append(b.calls[call.ID], n)
+	call.Recipients = append(call.Recipients, fanfare.Claimed{Number: n, Address: address(n)})
+}
+
+func (b *batchBook) SettleAll(ctx context.Context, ref fanfare.BatchRef, all []fanfare.Settlement) (fanfare.BatchTally, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.settles++
@@ -156,6 +171,13 @@ func (b *batchBook) Settle(ctx context.Context, ref fanfare.BatchRef, call fanfa
 			return fanfare.BatchTally{}, err
 		}
 	}
+	for _, each := range all {
+		b.settle(each.Call, each.Result)
+	}
+	return b.tally(), nil
+}
+
+func (b *batchBook) settle(call fanfare.CallID, r fanfare.Result) {
 	b.settled = append(b.settled, settled{call: call, size: len(b.calls[call]), result: r})
 	for _, n := range b.calls[call] {
 		held := b.recipients[n]
@@ -171,7 +193,6 @@ func (b *batchBook) Settle(ctx context.Context, ref fanfare.BatchRef, call fanfa
 			fanfare.OutcomeThrottled: fanfare.Pending, fanfare.OutcomeUnavailable: fanfare.Pending, fanfare.OutcomeReleased: fanfare.Pending,
 		}[kind], due: time.Now().Add(r.Outcome.RetryAfter)}
 	}
-	return b.tally(), nil
 }
 
 func (b *batchBook) DoubtLapsed(context.Context, fanfare.BatchRef) (fanfare.BatchTally, error) {
@@ -309,8 +330,8 @@ func (d *doors) Permit(_ context.Context, provider string) (fanfare.Permit, erro
 
 type renderer struct{ err error }
 
-func (r renderer) Render(topicName string, content fanfare.Content) (fanfare.Message, error) {
-	return fanfare.Message{Subject: topicName + ": " + content.Title}, r.err
+func (r renderer) Render(_ fanfare.Channel, a fanfare.Announcement, locale string) (fanfare.Message, error) {
+	return fanfare.Message{Subject: a.TopicName + ": " + a.Content.Title + locale}, r.err
 }
 
 // desk runs activities as a worker would, and keeps what they log.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	fanfare "github.com/fanfare-dev/fanfare"
@@ -17,17 +18,26 @@ type Doubter interface {
 	ApplyPolicy(ctx context.Context, d fanfare.Doubt) error
 }
 
+// Prover writes what evidence says of a call, and knows which of a provider's
+// messages are evidence of another.
+type Prover interface {
+	Settle(ctx context.Context, ref fanfare.BatchRef, call fanfare.CallID, r fanfare.Result) (fanfare.BatchTally, error)
+	Unattached(ctx context.Context, messages []string) ([]string, error)
+}
+
 // LookUp asks a provider whether it shows a call. An error means that it could
 // not say; fanfare.ErrNoLookUp that this account never can.
 type LookUp interface {
-	LookUp(ctx context.Context, call fanfare.CallID, around time.Time) (fanfare.Sighting, error)
+	LookUp(ctx context.Context, about fanfare.Question) (fanfare.Sighting, error)
 }
 
 // Reconciling settles calls in doubt by evidence, and without evidence by
 // policy. It writes only the ledger.
 type Reconciling struct {
-	Doubter Doubter
-	Settler Settler
+	Doubter  Doubter
+	Prover   Prover
+	Planner  Planner
+	Renderer Renderer
 	// LookUps are all providers that ever made calls, by name; NoLookUp for those
 	// that cannot be asked. One that is missing is not known here: nothing is decided then.
 	LookUps map[string]LookUp
@@ -38,7 +48,7 @@ type Reconciling struct {
 type NoLookUp struct{}
 
 // LookUp always says that it cannot.
-func (NoLookUp) LookUp(context.Context, fanfare.CallID, time.Time) (fanfare.Sighting, error) {
+func (NoLookUp) LookUp(context.Context, fanfare.Question) (fanfare.Sighting, error) {
 	return fanfare.Sighting{}, fanfare.ErrNoLookUp
 }
 
@@ -90,7 +100,7 @@ func (r *Reconciling) Reconcile(ctx context.Context, in ReconcileInput) (Reconci
 // nothing is repeated until the deadline, and the deadline moves while the look-up fails
 // or does not show what it should, as long as anybody could still be sent to.
 func (r *Reconciling) reconcile(ctx context.Context, d fanfare.Doubt) (settled bool, err error) {
-	sighting, err := r.lookUp(ctx, d, d.Call)
+	sighting, err := r.lookUpCall(ctx, d)
 	switch {
 	case err == nil && sighting.Seen:
 		return r.found(ctx, d, sighting)
@@ -117,12 +127,12 @@ func (r *Reconciling) reconcile(ctx context.Context, d fanfare.Doubt) (settled b
 // call that it cannot show without being up to date or at least at work.
 func (r *Reconciling) decideWithout(ctx context.Context, d fanfare.Doubt) (bool, error) {
 	if d.Witness != "" {
-		sighting, err := r.lookUp(ctx, d, d.Witness)
-		if err != nil || !sighting.Seen {
+		shown, err := r.lookUpWitness(ctx, d)
+		if err != nil || !shown {
 			return false, r.Doubter.LookAgain(ctx, d, r.pause(d), true, fmt.Sprintf("the look-up does not show accepted call %s yet", d.Witness))
 		}
 		// Once more: the look-up may have come up to date between the two questions.
-		sighting, err = r.lookUp(ctx, d, d.Call)
+		sighting, err := r.lookUpCall(ctx, d)
 		if err != nil {
 			return false, r.Doubter.LookAgain(ctx, d, r.pause(d), true, "the look-up failed")
 		}
@@ -134,20 +144,57 @@ func (r *Reconciling) decideWithout(ctx context.Context, d fanfare.Doubt) (bool,
 }
 
 func (r *Reconciling) found(ctx context.Context, d fanfare.Doubt, sighting fanfare.Sighting) (bool, error) {
-	_, err := r.Settler.Settle(ctx, d.Ref, d.Call, fanfare.Result{
-		Outcome: fanfare.Outcome{Kind: fanfare.OutcomeAccepted, Detail: "found by look-up"}, Evidence: sighting.Evidence,
-	})
+	result := fanfare.Result{Outcome: fanfare.Outcome{Kind: fanfare.OutcomeAccepted, Detail: "found by look-up"}, Evidence: sighting.Evidence}
+	if len(sighting.Messages) == 1 {
+		result.ProviderID = sighting.Messages[0]
+	}
+	_, err := r.Prover.Settle(ctx, d.Ref, d.Call, result)
 	return err == nil, err
 }
 
-func (r *Reconciling) lookUp(ctx context.Context, d fanfare.Doubt, call fanfare.CallID) (fanfare.Sighting, error) {
+// lookUpCall looks up the call in doubt. Where the provider keeps no id of ours it
+// is seen when exactly one message that may be it belongs to no other call.
+func (r *Reconciling) lookUpCall(ctx context.Context, d fanfare.Doubt) (fanfare.Sighting, error) {
+	about := fanfare.Question{Call: d.Call, BeganAt: d.BeganAt, EndedAt: d.EndedAt, Address: d.Address}
+	if d.Address != "" {
+		a, err := r.Planner.Announcement(ctx, d.Ref.Publication)
+		if err != nil {
+			return fanfare.Sighting{}, err
+		}
+		message, err := r.Renderer.Render(d.Ref.Channel, a, a.Template.LocaleFor(d.Ref.Channel, d.Locale))
+		if err != nil {
+			return fanfare.Sighting{}, err
+		}
+		about.Text = message.Text
+	}
+	sighting, err := r.lookUp(ctx, d, about)
+	if err != nil || sighting.Seen || len(sighting.Messages) == 0 {
+		return sighting, err
+	}
+	free, err := r.Prover.Unattached(ctx, sighting.Messages)
+	if err != nil || len(free) != 1 {
+		return fanfare.Sighting{}, err
+	}
+	return fanfare.Sighting{Seen: true, Messages: free, Evidence: fmt.Sprintf("%s shows message %s, which is of no other call", d.Provider, free[0])}, nil
+}
+
+// lookUpWitness reports whether the provider shows the accepted call that it should
+// show before absence of the other means anything.
+func (r *Reconciling) lookUpWitness(ctx context.Context, d fanfare.Doubt) (bool, error) {
+	about := d.WitnessAbout
+	about.Call = d.Witness
+	sighting, err := r.lookUp(ctx, d, about)
+	return sighting.Seen || slices.Contains(sighting.Messages, d.WitnessMessage), err
+}
+
+func (r *Reconciling) lookUp(ctx context.Context, d fanfare.Doubt, about fanfare.Question) (fanfare.Sighting, error) {
 	provider, ok := r.LookUps[d.Provider]
 	if !ok {
-		return fanfare.Sighting{}, fmt.Errorf("look up call %s: this worker has no account at %s", call, d.Provider)
+		return fanfare.Sighting{}, fmt.Errorf("look up call %s: this worker has no account at %s", about.Call, d.Provider)
 	}
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
-	return provider.LookUp(ctx, call, d.EndedAt)
+	return provider.LookUp(ctx, about)
 }
 
 // pause doubles with every look-up.

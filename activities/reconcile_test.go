@@ -18,7 +18,7 @@ import (
 
 // doubtBook plays the ledger's doubts and notes what is done with them.
 type doubtBook struct {
-	activities.Settler
+	activities.Prover
 	due      []fanfare.Doubt
 	next     *time.Duration
 	limits   []int
@@ -57,11 +57,12 @@ func (b *doubtBook) Settle(_ context.Context, ref fanfare.BatchRef, call fanfare
 // look-up that cannot say.
 type shown map[fanfare.CallID]string
 
-func (s shown) LookUp(ctx context.Context, call fanfare.CallID, around time.Time) (fanfare.Sighting, error) {
+func (s shown) LookUp(ctx context.Context, about fanfare.Question) (fanfare.Sighting, error) {
+	call := about.Call
 	switch deadline, ok := ctx.Deadline(); {
 	case !ok || time.Until(deadline) > 10*time.Second:
 		return fanfare.Sighting{}, errors.New("a look-up without an end")
-	case !around.Equal(callEnded):
+	case call != "witness" && !about.EndedAt.Equal(callEnded):
 		return fanfare.Sighting{}, errors.New("a look-up around another time")
 	}
 	shows := s[call]
@@ -87,7 +88,7 @@ var callEnded = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 func reconcile(t *testing.T, book *doubtBook, lookUps map[string]activities.LookUp) (activities.ReconcileResult, error) {
 	t.Helper()
 	logs := new(bytes.Buffer)
-	r := &activities.Reconciling{Doubter: book, Settler: book, LookUps: lookUps, Log: slog.New(slog.NewTextHandler(logs, nil))}
+	r := &activities.Reconciling{Doubter: book, Prover: book, LookUps: lookUps, Log: slog.New(slog.NewTextHandler(logs, nil))}
 	var suite testsuite.WorkflowTestSuite
 	env := suite.NewTestActivityEnvironment()
 	env.RegisterActivity(r)

@@ -3,7 +3,6 @@ package activities
 import (
 	"context"
 	"log/slog"
-	"slices"
 	"sync"
 	"time"
 
@@ -26,20 +25,21 @@ type Breaker interface {
 	Permit(ctx context.Context, provider string) (fanfare.Permit, error)
 }
 
-// Renderer makes the message of a publication.
+// Renderer makes the message of a publication on a channel, in one of its
+// template's locales; "" without a template.
 type Renderer interface {
-	Render(topicName string, content fanfare.Content) (fanfare.Message, error)
+	Render(channel fanfare.Channel, a fanfare.Announcement, locale string) (fanfare.Message, error)
 }
 
 // Claimer hands out leases on recipients.
 type Claimer interface {
-	ClaimNew(ctx context.Context, ref fanfare.BatchRef, provider string, limit int) (fanfare.Claim, error)
-	ClaimDue(ctx context.Context, ref fanfare.BatchRef, provider string, limit int, within fanfare.Range) (fanfare.Claim, error)
+	ClaimNew(ctx context.Context, ref fanfare.BatchRef, wanted fanfare.Wanted) (fanfare.Claim, error)
+	ClaimDue(ctx context.Context, ref fanfare.BatchRef, wanted fanfare.Wanted, within fanfare.Range) (fanfare.Claim, error)
 }
 
 // Settler writes what became of calls.
 type Settler interface {
-	Settle(ctx context.Context, ref fanfare.BatchRef, call fanfare.CallID, r fanfare.Result) (fanfare.BatchTally, error)
+	SettleAll(ctx context.Context, ref fanfare.BatchRef, settled []fanfare.Settlement) (fanfare.BatchTally, error)
 	DoubtLapsed(ctx context.Context, ref fanfare.BatchRef) (fanfare.BatchTally, error)
 }
 
@@ -65,7 +65,8 @@ type Sending struct {
 	Breaker  Breaker
 	Renderer Renderer
 	Links    Links
-	// CallsInFlight is how many calls of one batch are under way at once.
+	// CallsInFlight is how many calls of one batch are under way at once; those that
+	// take different locales of one message count as one.
 	CallsInFlight int
 	// Backoff are the waits after calls that were certainly not accepted; the
 	// last is repeated.
@@ -130,9 +131,11 @@ func (s *Sending) Send(ctx context.Context, in SendInput) (SendResult, error) {
 // run is one pass of one worker over a batch.
 type run struct {
 	*Sending
-	in      SendInput
-	topic   fanfare.TopicID
-	message fanfare.Message
+	in       SendInput
+	about    fanfare.Announcement
+	locales  []string
+	messages map[string]fanfare.Message // by locale
+	results  chan *settling
 
 	stopping  <-chan struct{} // closed when the worker stops
 	cancelled <-chan struct{} // closed when the activity is cancelled
@@ -143,14 +146,22 @@ type run struct {
 	err  error // the ledger could not be written
 }
 
-func (r *run) prepare(ctx context.Context) error {
-	a, err := r.Planner.Announcement(ctx, r.in.Ref.Publication)
-	if err != nil {
+func (r *run) prepare(ctx context.Context) (err error) {
+	channel := r.in.Ref.Channel
+	if r.about, err = r.Planner.Announcement(ctx, r.in.Ref.Publication); err != nil {
 		return err
 	}
-	r.topic = a.TopicID
-	r.message, err = r.Renderer.Render(a.TopicName, a.Content)
-	return err
+	r.locales = r.about.Template.Locales(channel)
+	r.messages = map[string]fanfare.Message{}
+	for _, locale := range append([]string{""}, r.locales...) {
+		if locale == "" && len(r.locales) > 0 {
+			continue
+		}
+		if r.messages[locale], err = r.Renderer.Render(channel, r.about, locale); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // sendAll keeps CallsInFlight calls under way. A recipient is claimed only when
@@ -160,316 +171,55 @@ func (r *run) sendAll(ctx context.Context) error {
 		return err
 	}
 	r.stopping, r.cancelled = activity.GetWorkerStopChannel(ctx), ctx.Done()
-	places := make(chan struct{}, r.CallsInFlight)
-	var calls sync.WaitGroup
-	defer calls.Wait()
-	for flying := false; r.mayClaim(ctx, places); {
-		leased, err := r.claimNext(ctx)
-		switch {
-		case err != nil:
-			return err
-		case leased == nil && !flying:
-			return nil
-		case leased == nil:
-			// Calls under way may yet give recipients back.
-			<-places
-			calls.Wait()
-			flying = false
-			continue
-		}
-		flying = true
-		calls.Go(func() {
-			defer func() { <-places }()
-			// A call under way must be neither cut nor left unsettled because
-			// the activity was cancelled.
-			r.carryOut(context.WithoutCancel(ctx), leased)
-		})
+	r.results = make(chan *settling, r.CallsInFlight)
+	settled := make(chan struct{})
+	go func() {
+		defer close(settled)
+		r.settleTogether(context.WithoutCancel(ctx))
+	}()
+	err := r.claimAll(ctx)
+	close(r.results)
+	<-settled
+	if err != nil {
+		return err
 	}
-	calls.Wait()
 	return r.err
 }
 
-// mayClaim waits for a free place. It returns false when no call is to be begun
-// any more: the worker stops, the provider is to be left alone, the ledger is away.
-func (r *run) mayClaim(ctx context.Context, places chan<- struct{}) bool {
-	select {
-	case <-r.stopping:
-	case places <- struct{}{}:
-	}
-	// Looked at behind the wait for a place: much may have happened in it.
-	return !r.over() && ctx.Err() == nil
-}
-
-// over reports whether no other call is to be begun by this run.
-func (r *run) over() bool {
-	select {
-	case <-r.stopping:
-		r.halt(0, "the worker is stopping", nil)
-	case <-r.cancelled:
-		r.halt(0, "the activity was cancelled", nil)
-	default:
-	}
-	return r.halted()
-}
-
-// route is a provider that may be called, for one call.
-type route struct {
-	Sender
-	permit fanfare.Permit
-	// tried are the providers that refused this call before.
-	tried []string
-}
-
-// limit is how many recipients the call may have: nobody knows what becomes of a
-// probe, so it takes one.
-func (t *route) limit() int {
-	if t.permit.Probe {
-		return 1
-	}
-	return t.MaxRecipients()
-}
-
-// unused gives the permit back.
-func (t *route) unused() { t.permit.Done(fanfare.Outcome{Kind: fanfare.OutcomeReleased}) }
-
-// choose returns the first provider that may be called, of those not tried; nil
-// when none may. wait is then the shortest time until one may, and why says so.
-func (r *run) choose(ctx context.Context, tried []string) (chosen *route, wait time.Duration, why string, err error) {
-	for _, sender := range r.Senders {
-		if slices.Contains(tried, sender.Name()) {
-			continue
-		}
-		permit, err := r.Breaker.Permit(ctx, sender.Name())
-		if err != nil {
-			return nil, 0, "", err
-		}
-		if permit.Allowed {
-			return &route{Sender: sender, permit: permit, tried: tried}, 0, "", nil
-		}
-		if why == "" || permit.Wait < wait {
-			wait, why = permit.Wait, permit.Why
-		}
-	}
-	return nil, wait, why, nil
-}
-
-// leased is a claim with the lease that was counted from before it, and the way
-// it goes.
-type leased struct {
-	fanfare.Claim
-	lease *fanfare.Lease
-	by    *route
-}
-
-// everyone waits for no one: the whole batch, nothing early.
-var everyone = fanfare.Range{First: 0, Last: 1<<63 - 1}
-
-// claimNext returns nil when there is nobody to send to at the moment, or no
-// provider that may be called.
-func (r *run) claimNext(ctx context.Context) (*leased, error) {
-	by, wait, why, err := r.choose(ctx, nil)
-	if err != nil {
-		return nil, err
-	}
-	if by == nil {
-		r.halt(wait, why, nil)
-		return nil, nil
-	}
-	won, err := r.claimBy(ctx, by)
-	if won == nil {
-		by.unused()
-	}
-	return won, err
-}
-
-func (r *run) claimBy(ctx context.Context, by *route) (*leased, error) {
-	won, err := r.claimDue(ctx, by, everyone)
-	if won != nil || err != nil {
-		return won, err
-	}
-	for {
-		won, err := r.lease(by, func() (fanfare.Claim, error) {
-			return r.Claimer.ClaimNew(ctx, r.in.Ref, by.Name(), by.limit())
-		})
-		if err != nil {
-			return nil, err
-		}
-		if len(won.Recipients) > 0 {
-			return won, nil
-		}
-		// A claim may pass over a chunk in which nobody is to be sent to.
-		if t := won.Tally; t.AllClaimed || t.Publication != fanfare.Running || t.Expired {
-			return nil, nil
-		}
-	}
-}
-
-// claimDue returns nil when nobody within is due.
-func (r *run) claimDue(ctx context.Context, by *route, within fanfare.Range) (*leased, error) {
-	won, err := r.lease(by, func() (fanfare.Claim, error) {
-		return r.Claimer.ClaimDue(ctx, r.in.Ref, by.Name(), by.limit(), within)
-	})
-	if err != nil || len(won.Recipients) == 0 {
-		return nil, err
-	}
-	return won, nil
-}
-
-// lease reads the clock before it claims: see fanfare.Lease.
-func (r *run) lease(by *route, claim func() (fanfare.Claim, error)) (*leased, error) {
-	start := time.Now()
-	won, err := claim()
-	if err != nil {
-		return nil, err
-	}
-	return &leased{Claim: won, lease: fanfare.NewLease(won.Call, start, won.BeginWithin, won.CallWithin), by: by}, nil
-}
-
-// carryOut makes the call and settles it. A call that its provider refused as a
-// whole goes to the next provider, and one that was refused for somebody the
-// provider did not name is tried by halves: each is a new call that passes the
-// gate again. A call that may have been accepted goes nowhere.
-func (r *run) carryOut(ctx context.Context, l *leased) {
-	reply := r.call(ctx, l)
-	l.by.permit.Done(reply.Outcome)
-	next, err := r.failOver(ctx, l, reply)
-	if err == nil {
-		err = r.settle(ctx, l, r.result(l, reply, next != nil))
-	}
-	switch {
-	case err != nil:
-		r.halt(0, "", err)
-		if next != nil {
-			next.unused()
-		}
-	case next != nil:
-		r.carryOutBy(ctx, l.Recipients, next)
-	case reply.Split && len(l.Recipients) > 1:
-		middle := len(l.Recipients) / 2
-		r.carryOutHalf(ctx, l.Recipients[:middle])
-		r.carryOutHalf(ctx, l.Recipients[middle:])
-	}
-}
-
-// failOver returns the provider to try next, or nil. Only what was certainly not
-// accepted, and is not the recipients' fault, may be tried elsewhere.
-func (r *run) failOver(ctx context.Context, l *leased, reply fanfare.Reply) (*route, error) {
-	refused := reply.Outcome.Kind == fanfare.OutcomeUnavailable || reply.Outcome.Kind == fanfare.OutcomeThrottled
-	if !refused || len(r.Senders) == 1 || r.over() {
-		return nil, nil
-	}
-	next, _, _, err := r.choose(ctx, append(slices.Clone(l.by.tried), l.by.Name()))
-	return next, err
-}
-
-func (r *run) carryOutHalf(ctx context.Context, half []fanfare.Claimed) {
-	if r.over() {
-		return
-	}
-	by, wait, why, err := r.choose(ctx, nil)
-	if err != nil || by == nil {
-		r.halt(wait, why, err)
-		return
-	}
-	r.carryOutBy(ctx, half, by)
-}
-
-// carryOutBy claims again what this run keeps from everyone else for a moment.
-func (r *run) carryOutBy(ctx context.Context, recipients []fanfare.Claimed, by *route) {
-	within := fanfare.Range{First: recipients[0].Number, Last: recipients[len(recipients)-1].Number, DueIn: splitHold}
-	won, err := r.claimDue(ctx, by, within)
-	if won == nil {
-		by.unused()
-		r.halt(0, "", err)
-		return
-	}
-	r.carryOut(ctx, won)
-}
-
-func (r *run) call(ctx context.Context, l *leased) fanfare.Reply {
-	call := fanfare.Call{ID: l.Call, Publication: r.in.Ref.Publication, Channel: r.in.Ref.Channel, Message: r.message}
-	call.Recipients = make([]fanfare.Recipient, len(l.Recipients))
-	for i, c := range l.Recipients {
-		call.Recipients[i] = fanfare.Recipient{Number: c.Number, Address: c.Address, Unsubscribe: r.Links.unsubscribe(r.topic, c.Number)}
-	}
-	if err := l.lease.MayBegin(); err != nil {
-		return fanfare.Reply{Outcome: fanfare.Outcome{Kind: fanfare.OutcomeReleased, Detail: "the claim took too long"}}
-	}
-	ctx, cancel := context.WithDeadline(fanfare.WithLease(ctx, l.lease), l.lease.Deadline())
-	defer cancel()
-	return l.by.Send(ctx, call)
-}
-
-const (
-	// splitHold keeps the recipients of a refused call from being claimed by
-	// others before they are tried by halves, or by another provider.
-	splitHold = 5 * time.Second
-	// settleFor is how long a known result is kept for a ledger that is away. It is
-	// never too late to write it: what was put in doubt meanwhile is settled by it.
-	// A little less than a doubt lasts by default; behind that others have decided.
-	settleFor = 9 * time.Minute
-	// settleTry bounds one try, so that one that hangs does not end them all.
-	settleTry = 10 * time.Second
-)
-
-// result translates a reply for the ledger. Where there is no other provider it
-// remembers to leave one alone that is away or asks for time.
-func (r *run) result(l *leased, reply fanfare.Reply, failsOver bool) fanfare.Result {
-	result := fanfare.Result{Outcome: reply.Outcome, ProviderID: reply.ProviderID}
-	for i, outcome := range reply.Named {
-		if result.Named == nil {
-			result.Named = make(map[fanfare.SubscriberNumber]fanfare.Outcome, len(reply.Named))
-		}
-		result.Named[l.Recipients[i].Number] = outcome
-	}
-	switch {
-	case failsOver:
-		// Also when it was throttled: nobody loses an attempt who is sent to by another.
-		result.Outcome.Kind, result.Outcome.RetryAfter = fanfare.OutcomeUnavailable, splitHold
-	case reply.Split:
-		result.Outcome.RetryAfter = splitHold
-	case reply.Outcome.Kind == fanfare.OutcomeThrottled, reply.Outcome.Kind == fanfare.OutcomeUnavailable:
-		if result.Outcome.RetryAfter == 0 {
-			result.Outcome.RetryAfter = r.Backoff[min(r.in.Failures, len(r.Backoff)-1)]
-		}
-		if len(r.Senders) == 1 {
-			r.halt(result.Outcome.RetryAfter, string(reply.Outcome.Kind)+": "+reply.Outcome.Detail, nil)
-		}
-	case reply.Outcome.Kind == fanfare.OutcomeReleased && len(reply.Named) == 0:
-		// Too late to begin: the ledger, or connecting, takes longer than a claim
-		// may wait. To claim again at once would only add to it.
-		r.halt(r.Backoff[min(r.in.Failures, len(r.Backoff)-1)], "released: "+reply.Outcome.Detail, nil)
-	}
-	return result
-}
-
-// settle tries until it succeeds or nobody needs the result any more. It always
-// tries once.
-func (r *run) settle(ctx context.Context, l *leased, result fanfare.Result) error {
-	giveUp := l.lease.Deadline().Add(settleFor)
-	if time.Now().After(l.lease.Deadline()) && result.Outcome.Kind == fanfare.OutcomeAccepted {
-		// Others may have decided about the call by now, and claimed its recipients
-		// anew: its own answer is proof for them.
-		result.Evidence = "the call's own answer, which came late"
-	}
-	for pause := 50 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
-		err := r.trySettle(ctx, l, result)
-		if err == nil {
+// claimAll claims until nobody can be sent to, and returns when no call is under way.
+func (r *run) claimAll(ctx context.Context) error {
+	places := make(chan struct{}, r.CallsInFlight)
+	var calls sync.WaitGroup
+	defer calls.Wait()
+	for flying := false; ; {
+		free := r.mayClaim(ctx, places)
+		if free == 0 {
 			return nil
 		}
-		if time.Now().After(giveUp) {
-			return err
+		won, err := r.claimNext(ctx, free)
+		groups := r.places(won)
+		for range free - len(groups) {
+			<-places
 		}
-		r.Log.Warn("settle failed, trying again", "call", l.Call, "batch", r.in.Ref.WorkflowID(), "error", err)
-		<-time.After(pause)
+		switch {
+		case err != nil:
+			return err
+		case len(won) == 0 && !flying:
+			return nil
+		case len(won) == 0:
+			// Calls under way may yet give recipients back.
+			calls.Wait()
+		}
+		flying = len(won) > 0
+		for _, group := range groups {
+			calls.Go(func() {
+				defer func() { <-places }()
+				// A call under way must be neither cut nor left unsettled because
+				// the activity was cancelled.
+				r.carryOutAll(context.WithoutCancel(ctx), group)
+			})
+		}
 	}
-}
-
-func (r *run) trySettle(ctx context.Context, l *leased, result fanfare.Result) error {
-	ctx, cancel := context.WithTimeout(ctx, settleTry)
-	defer cancel()
-	_, err := r.Settler.Settle(ctx, r.in.Ref, l.Call, result)
-	return err
 }
 
 func (r *run) halted() bool {

@@ -13,9 +13,9 @@ import (
 func (l *Ledger) Announcement(ctx context.Context, id fanfare.PublicationID) (fanfare.Announcement, error) {
 	a := fanfare.Announcement{Publication: id}
 	err := l.pool.QueryRow(ctx, `
-		SELECT p.topic_id, t.topic, t.name, p.key, p.class, p.channels::text[], p.content, p.audience
+		SELECT p.topic_id, t.topic, t.name, p.key, p.class, p.channels::text[], p.content, p.expires_at, p.audience
 		FROM publications p JOIN topics t USING (topic_id) WHERE p.publication_id = $1`, id).
-		Scan(&a.TopicID, &a.Topic, &a.TopicName, &a.Key, &a.Class, &a.Channels, &a.Content, &a.Audience)
+		Scan(&a.TopicID, &a.Topic, &a.TopicName, &a.Key, &a.Class, &a.Channels, &a.Content, &a.ExpiresAt, &a.Audience)
 	if errors.Is(err, pgx.ErrNoRows) {
 		err = fanfare.ErrNotFound
 	}

@@ -39,20 +39,22 @@ func (l *Ledger) PutTopic(ctx context.Context, topic fanfare.Topic, name string)
 	return created, failed("put topic "+string(topic), err)
 }
 
-// PutSubscriber creates a subscriber or replaces what is known of them.
+// PutSubscriber creates a subscriber or replaces what is known of them. Devices that
+// were another's are theirs from now on.
 func (l *Ledger) PutSubscriber(ctx context.Context, s fanfare.Subscriber) (created bool, err error) {
 	err = l.transact(ctx, func(tx pgx.Tx) error {
 		if err := lockAddresses(ctx, tx, s); err != nil {
 			return err
 		}
-		if created, err = putSubscriber(ctx, tx, s); err != nil || s.Email == "" {
+		var number int64
+		if number, created, err = putSubscriber(ctx, tx, s); err != nil {
 			return err
 		}
-		tag, err := tx.Exec(ctx, `
-			UPDATE subscribers SET email_shared = true
-			WHERE email_hash = address_hash($1) AND NOT email_shared
-			  AND (SELECT count(*) FROM subscribers WHERE email_hash = address_hash($1)) > 1`, s.Email)
-		if err != nil || tag.RowsAffected() == 0 {
+		if _, err = tx.Exec(ctx, devicesSQL(`SELECT unnest($1::bigint[]), $2::jsonb`), []int64{number}, jsonOrNull(s.Devices)); err != nil {
+			return err
+		}
+		marked, err := markShared(ctx, tx, []int64{number})
+		if err != nil || marked == 0 {
 			return err
 		}
 		return waitForClaims(ctx, tx)
@@ -60,18 +62,40 @@ func (l *Ledger) PutSubscriber(ctx context.Context, s fanfare.Subscriber) (creat
 	return created, failed("put subscriber "+string(s.ID), err)
 }
 
-// lockAddresses locks the address a subscriber gets and the one they have, in
+// lockAddresses locks the addresses a subscriber gets and those they have, in
 // one order for all, so that two who exchange theirs do not deadlock.
 func lockAddresses(ctx context.Context, tx pgx.Tx, s fanfare.Subscriber) error {
 	if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock_shared(`+addressLock+`)`); err != nil {
 		return err
 	}
+	tokens := make([]string, len(s.Devices))
+	for i, d := range s.Devices {
+		tokens[i] = d.Token
+	}
 	_, err := tx.Exec(ctx, `
 		SELECT pg_advisory_xact_lock(a.key) FROM (
-		  SELECT DISTINCT hashtextextended('fanfare address ' || lower(email), 0) AS key
-		  FROM (SELECT email FROM subscribers WHERE external_id = $1 UNION ALL SELECT NULLIF($2, '')) e
-		  WHERE email IS NOT NULL ORDER BY key) a`, s.ID, s.Email)
+		  SELECT DISTINCT hashtextextended('fanfare address ' || lower(address), 0) AS key FROM (
+		    SELECT unnest(ARRAY[email, phone]) FROM subscribers WHERE external_id = $1
+		    UNION ALL SELECT d.token FROM devices d JOIN subscribers USING (subscriber_number) WHERE external_id = $1
+		    UNION ALL SELECT unnest($2::text[])) e (address)
+		  WHERE address <> '' ORDER BY key) a`, s.ID, append(tokens, s.Email, s.Phone))
 	return err
+}
+
+// devicesSQL makes the devices that given says, as numbers with their JSON lists, those of
+// their subscribers, whoever had them before. $1 are the numbers who have no others.
+func devicesSQL(given string) string {
+	return `
+		WITH given AS MATERIALIZED (
+		  SELECT DISTINCT ON (address_hash(d.token)) address_hash(d.token) AS token_hash, s.number, d.token, NULLIF(d.platform, '') AS platform
+		  FROM (` + given + `) AS s (number, devices) CROSS JOIN LATERAL jsonb_to_recordset(s.devices) AS d (token text, platform text)
+		  ORDER BY address_hash(d.token), s.number DESC
+		), gone AS (
+		  DELETE FROM devices d WHERE d.subscriber_number = ANY ($1::bigint[]) AND (d.token_hash IN (SELECT token_hash FROM given)) IS NOT TRUE
+		)
+		INSERT INTO devices AS d (token_hash, subscriber_number, token, platform) SELECT token_hash, number, token, platform FROM given
+		ON CONFLICT (token_hash) DO UPDATE SET subscriber_number = excluded.subscriber_number, platform = excluded.platform
+		WHERE (d.subscriber_number, d.platform) IS DISTINCT FROM (excluded.subscriber_number, excluded.platform)`
 }
 
 // waitForClaims waits for the claims under way, which do not know of addresses
@@ -81,36 +105,39 @@ func waitForClaims(ctx context.Context, tx pgx.Tx) error {
 	return err
 }
 
-func putSubscriber(ctx context.Context, tx pgx.Tx, s fanfare.Subscriber) (created bool, err error) {
+func putSubscriber(ctx context.Context, tx pgx.Tx, s fanfare.Subscriber) (number int64, created bool, err error) {
+	args := []any{s.ID, s.Email, s.Phone, s.Locale, s.TimeZone, jsonOrNull(s.Attributes)}
 	err = tx.QueryRow(ctx, `
-		UPDATE subscribers SET email = NULLIF($2, ''), phone = NULLIF($3, ''), devices = $4, locale = NULLIF($5, ''),
-		  time_zone = NULLIF($6, ''), attributes = $7, updated_at = clock_timestamp()
-		WHERE external_id = $1 RETURNING false`,
-		s.ID, s.Email, s.Phone, jsonOrNull(s.Devices), s.Locale, s.TimeZone, jsonOrNull(s.Attributes)).Scan(&created)
+		UPDATE subscribers SET email = NULLIF($2, ''), phone = NULLIF($3, ''), locale = NULLIF($4, ''),
+		  time_zone = NULLIF($5, ''), attributes = $6, updated_at = clock_timestamp()
+		WHERE external_id = $1 RETURNING subscriber_number, false`, args...).Scan(&number, &created)
 	if errors.Is(err, pgx.ErrNoRows) {
 		// The number is taken only when it is used, so that numbers stay dense.
 		err = tx.QueryRow(ctx, `
-			INSERT INTO subscribers (subscriber_number, external_id, email, phone, devices, locale, time_zone, attributes)
-			VALUES (nextval('subscriber_numbers'), $1, NULLIF($2, ''), NULLIF($3, ''), $4, NULLIF($5, ''), NULLIF($6, ''), $7)
-			ON CONFLICT (external_id) DO UPDATE SET email = excluded.email, phone = excluded.phone, devices = excluded.devices,
+			INSERT INTO subscribers (subscriber_number, external_id, email, phone, locale, time_zone, attributes)
+			VALUES (nextval('subscriber_numbers'), $1, NULLIF($2, ''), NULLIF($3, ''), NULLIF($4, ''), NULLIF($5, ''), $6)
+			ON CONFLICT (external_id) DO UPDATE SET email = excluded.email, phone = excluded.phone,
 			  locale = excluded.locale, time_zone = excluded.time_zone, attributes = excluded.attributes, updated_at = clock_timestamp()
-			RETURNING xmax = 0`,
-			s.ID, s.Email, s.Phone, jsonOrNull(s.Devices), s.Locale, s.TimeZone, jsonOrNull(s.Attributes)).Scan(&created)
+			RETURNING subscriber_number, xmax = 0`, args...).Scan(&number, &created)
 	}
-	return created, err
+	return number, created, err
 }
 
 // Subscriber reads one subscriber.
 func (l *Ledger) Subscriber(ctx context.Context, id fanfare.SubscriberID) (fanfare.Subscriber, error) {
 	s := fanfare.Subscriber{ID: id}
 	err := l.pool.QueryRow(ctx, `
-		SELECT COALESCE(email, ''), COALESCE(phone, ''), devices, COALESCE(locale, ''), COALESCE(time_zone, ''), attributes
-		FROM subscribers WHERE external_id = $1`, id).Scan(&s.Email, &s.Phone, &s.Devices, &s.Locale, &s.TimeZone, &s.Attributes)
+		SELECT COALESCE(s.email, ''), COALESCE(s.phone, ''), `+devicesOf+`, COALESCE(s.locale, ''), COALESCE(s.time_zone, ''), s.attributes
+		FROM subscribers s WHERE s.external_id = $1`, id).Scan(&s.Email, &s.Phone, &s.Devices, &s.Locale, &s.TimeZone, &s.Attributes)
 	if errors.Is(err, pgx.ErrNoRows) {
 		err = fanfare.ErrNotFound
 	}
 	return s, failed("read subscriber "+string(id), err)
 }
+
+// devicesOf are the devices of subscriber s, as JSON in one order; null when there are none.
+const devicesOf = `(SELECT jsonb_agg(jsonb_strip_nulls(jsonb_build_object('token', d.token, 'platform', d.platform)) ORDER BY d.token_hash)
+  FROM devices d WHERE d.subscriber_number = s.subscriber_number)`
 
 // EraseSubscriber removes everything personal and ends all subscriptions. The
 // number stays, so that the books of past publications stay whole.
@@ -142,7 +169,8 @@ func (l *Ledger) EraseSubscriber(ctx context.Context, id fanfare.SubscriberID) e
 			}
 		}
 		_, err = tx.Exec(ctx, `
-			UPDATE subscribers SET external_id = NULL, email = NULL, phone = NULL, devices = NULL, locale = NULL,
+			WITH devices AS (DELETE FROM devices WHERE subscriber_number = $1)
+			UPDATE subscribers SET external_id = NULL, email = NULL, phone = NULL, locale = NULL,
 			  time_zone = NULL, attributes = NULL, erased_at = clock_timestamp(), updated_at = clock_timestamp()
 			WHERE subscriber_number = $1`, number)
 		return err

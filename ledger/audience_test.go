@@ -158,7 +158,7 @@ func TestErasureKeepsTheBooks(t *testing.T) {
 	}
 	require.Equal(t, 3, one[int](w, `
 		SELECT count(*) FROM subscribers WHERE erased_at IS NOT NULL AND external_id IS NULL AND email IS NULL AND email_hash IS NULL AND phone IS NULL
-		AND devices IS NULL AND locale IS NULL AND time_zone IS NULL AND attributes IS NULL`))
+		AND NOT EXISTS (SELECT FROM devices) AND locale IS NULL AND time_zone IS NULL AND attributes IS NULL`))
 	require.Equal(t, []int64{4}, all[int64](w, `SELECT subscriber_number FROM subscriptions WHERE ended_cut IS NULL`), "all their subscriptions have ended")
 
 	w.claimDue(ref, 10)
@@ -301,9 +301,9 @@ func TestAnAddressThatBecomesSharedWaitsForClaimsInFlight(t *testing.T) {
 		ref := w.running(name, 1) // each of them is in a batch
 		second := fanfare.BatchRef{Publication: ref.Publication, Channel: fanfare.Email, N: 2}
 		release := w.hold(`SELECT FROM batches WHERE publication_id = $1 AND n = 1 FOR UPDATE`, ref.Publication)
-		claims := make(chan fanfare.Claim, 1)
+		claims := make(chan claimed, 1)
 		go func() {
-			c, _ := w.ClaimNew(context.WithoutCancel(t.Context()), ref, "sendgrid", 1)
+			c, _ := tryNew(context.WithoutCancel(t.Context()), w.Ledger, ref, 1)
 			claims <- c
 		}()
 		w.waitingFor(1)

@@ -13,7 +13,7 @@ import (
 	"github.com/fanfare-dev/fanfare/ledger"
 )
 
-// mixed is a publication by email and push that has recipients in every state.
+// mixed is a publication by email and in-app that has recipients in every state.
 func (w *world) mixed() fanfare.BatchRef {
 	w.t.Helper()
 	w.subscribed(30)
@@ -31,23 +31,23 @@ func (w *world) mixed() fanfare.BatchRef {
 	w.settle(ref, w.claimNew(ref, 2).Call, fanfare.OutcomeThrottled) // 9, 10 wait
 	w.claimNew(ref, 1)                                               // 11 sending, 12 never claimed
 	w.exec(`UPDATE deliveries SET state = 'delivered' WHERE subscriber_number = 1`)
-	push := ref
-	push.Channel, push.N = fanfare.Push, 2
-	w.settle(push, w.claimNew(push, 3).Call, fanfare.OutcomeAccepted) // 13, 14, 15 on push
+	inApp := ref
+	inApp.Channel, inApp.N = fanfare.InApp, 2
+	w.settle(inApp, w.claimNew(inApp, 3).Call, fanfare.OutcomeAccepted) // 13, 14, 15 on in-app
 	return ref
 }
 
-func pushAndEmail(c *ledger.Config) { c.Channels = []fanfare.Channel{fanfare.Push, fanfare.Email} }
+func inAppAndEmail(c *ledger.Config) { c.Channels = []fanfare.Channel{fanfare.InApp, fanfare.Email} }
 
 func TestAPublicationReadsWithItsBooks(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, pushAndEmail)
+	w := newWorld(t, inAppAndEmail)
 	ref := w.mixed()
 	p := w.publication(ref.Publication)
 	byEmail := fanfare.Totals{Intended: 30, Pending: 21, Sending: 1, InDoubt: 2, Sent: 2, Delivered: 1, Failed: 1, Skipped: 1, Dead: 1}
-	byPush := fanfare.Totals{Intended: 30, Pending: 27, Sent: 3}
-	require.Empty(t, cmp.Diff(map[fanfare.Channel]fanfare.Totals{fanfare.Email: byEmail, fanfare.Push: byPush}, p.ByChannel))
-	require.Equal(t, byEmail.Add(byPush), p.Totals)
+	byInApp := fanfare.Totals{Intended: 30, Pending: 27, Sent: 3}
+	require.Empty(t, cmp.Diff(map[fanfare.Channel]fanfare.Totals{fanfare.Email: byEmail, fanfare.InApp: byInApp}, p.ByChannel))
+	require.Equal(t, byEmail.Add(byInApp), p.Totals)
 	require.Empty(t, cmp.Diff(map[string]int64{"unsubscribed": 1}, p.SkippedByReason))
 	require.Empty(t, cmp.Diff(map[string]int64{"sendgrid:550": 1}, p.FailedByCode))
 	require.Positive(t, p.RatePerSecond)
@@ -76,7 +76,7 @@ func TestTheRateCountsTheLastTenSeconds(t *testing.T) {
 
 func TestListsGiveEveryRecipientOnce(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, pushAndEmail)
+	w := newWorld(t, inAppAndEmail)
 	ref := w.mixed()
 	want := map[fanfare.State][]int{
 		fanfare.Pending: {9, 10, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30},
@@ -96,16 +96,16 @@ func TestListsGiveEveryRecipientOnce(t *testing.T) {
 		}
 	}
 	for n := 1; n <= 30; n++ {
-		everybody = append(everybody, id(fanfare.Push, n))
-		states[id(fanfare.Push, n)] = fanfare.Pending
+		everybody = append(everybody, id(fanfare.InApp, n))
+		states[id(fanfare.InApp, n)] = fanfare.Pending
 		if n >= 13 && n <= 15 {
-			states[id(fanfare.Push, n)] = fanfare.Sent
+			states[id(fanfare.InApp, n)] = fanfare.Sent
 		}
 	}
 	for _, q := range []fanfare.DeliveryQuery{
 		{},
 		{Channel: fanfare.Email},
-		{Channel: fanfare.Push},
+		{Channel: fanfare.InApp},
 		{Channel: fanfare.SMS},
 		{State: fanfare.Pending},
 		{State: fanfare.Sending},
@@ -115,7 +115,7 @@ func TestListsGiveEveryRecipientOnce(t *testing.T) {
 		{State: fanfare.Failed},
 		{State: fanfare.Skipped},
 		{State: fanfare.Dead},
-		{State: fanfare.Sent, Channel: fanfare.Push},
+		{State: fanfare.Sent, Channel: fanfare.InApp},
 	} {
 		q.Publication = ref.Publication
 		wanted := slices.DeleteFunc(slices.Clone(everybody), func(id string) bool {

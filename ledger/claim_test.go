@@ -87,9 +87,9 @@ func TestClaimsOfNothingAreNotFound(t *testing.T) {
 		{Publication: ref.Publication, Channel: fanfare.SMS, N: 1},
 		{Publication: "018cc251-f400-7000-8000-000000000000", Channel: fanfare.Email, N: 1},
 	} {
-		_, err := w.ClaimNew(t.Context(), ref, "sendgrid", 1)
+		_, err := tryNew(t.Context(), w.Ledger, ref, 1)
 		require.ErrorIs(t, err, fanfare.ErrNotFound)
-		_, err = w.ClaimDue(t.Context(), ref, "sendgrid", 1, everyone)
+		_, err = tryDue(t.Context(), w.Ledger, ref, 1, everyone)
 		require.ErrorIs(t, err, fanfare.ErrNotFound)
 		_, err = w.Tally(t.Context(), ref)
 		require.ErrorIs(t, err, fanfare.ErrNotFound)
@@ -133,9 +133,9 @@ func TestEveryReasonToSkipIsTold(t *testing.T) {
 			cases[people] = trouble{[]int{b, a}} // the later of the list is made first
 		}
 	}
-	for name, claim := range map[string]func(*world, fanfare.BatchRef) fanfare.Claim{
-		"new": func(w *world, ref fanfare.BatchRef) fanfare.Claim { return w.claimNew(ref, 100) },
-		"due": func(w *world, ref fanfare.BatchRef) fanfare.Claim { return w.claimDue(ref, 100) },
+	for name, claim := range map[string]func(*world, fanfare.BatchRef) claimed{
+		"new": func(w *world, ref fanfare.BatchRef) claimed { return w.claimNew(ref, 100) },
+		"due": func(w *world, ref fanfare.BatchRef) claimed { return w.claimDue(ref, 100) },
 	} {
 		w := newWorld(t)
 		w.subscribed(people)
@@ -324,9 +324,9 @@ func TestNobodySendsTwiceToOneAddress(t *testing.T) {
 		}
 		batch := fanfare.BatchRef{Publication: ref.Publication, Channel: fanfare.Email, N: 1 + i}
 		for retries := 0; ; {
-			c, err := w.ClaimNew(t.Context(), batch, "sendgrid", 7)
+			c, err := tryNew(t.Context(), w.Ledger, batch, 7)
 			if err == nil && len(c.Recipients) == 0 {
-				c, err = w.ClaimDue(t.Context(), batch, "sendgrid", 7, everyone)
+				c, err = tryDue(t.Context(), w.Ledger, batch, 7, everyone)
 			}
 			if err != nil {
 				return err
@@ -370,9 +370,9 @@ func TestClaimersOfOneBatchNeverGetTheSameRecipient(t *testing.T) {
 	atOnce(t, 12, func(i int) error {
 		random := rand.New(rand.NewPCG(uint64(i), 0))
 		for {
-			c, err := w.ClaimNew(t.Context(), ref, "sendgrid", 1+random.IntN(9))
+			c, err := tryNew(t.Context(), w.Ledger, ref, 1+random.IntN(9))
 			if err == nil && len(c.Recipients) == 0 {
-				c, err = w.ClaimDue(t.Context(), ref, "sendgrid", 1+random.IntN(9), everyone)
+				c, err = tryDue(t.Context(), w.Ledger, ref, 1+random.IntN(9), everyone)
 			}
 			if err != nil {
 				return err
@@ -437,7 +437,7 @@ func TestClaimDueTakesWhoIsDueInTheRange(t *testing.T) {
 		{"the rest", 10, everyone, []int{6}},
 		{"nobody is left", 10, everyone, []int{}},
 	} {
-		claim, err := w.ClaimDue(t.Context(), ref, "sendgrid", c.limit, c.within)
+		claim, err := tryDue(t.Context(), w.Ledger, ref, c.limit, c.within)
 		require.NoError(t, err)
 		require.Equal(t, c.want, numbers(claim), c.name)
 	}
@@ -489,7 +489,7 @@ func TestTotalsBalanceWhileManyClaim(t *testing.T) {
 		batch := ref
 		batch.N = i + 1
 		for {
-			c, err := w.ClaimNew(t.Context(), batch, "sendgrid", 3)
+			c, err := tryNew(t.Context(), w.Ledger, batch, 3)
 			if err != nil || len(c.Recipients) == 0 {
 				return err
 			}

@@ -139,7 +139,7 @@ func (l *Ledger) Delivery(ctx context.Context, id fanfare.DeliveryID) (fanfare.D
 		SELECT row_number() OVER (ORDER BY c.claimed_at), c.call_id, c.provider, c.claimed_at, c.ended_at,
 		  -- A call that was ambiguous may have been accepted later; its rejections by name stand.
 		  COALESCE(CASE WHEN c.outcome = 'accepted' AND a.outcome IS DISTINCT FROM 'rejected' THEN 'accepted' ELSE COALESCE(a.outcome, c.outcome) END::text, ''),
-		  COALESCE(a.code, c.provider || ':' || c.code, ''), COALESCE(c.evidence, '')
+		  COALESCE(a.code, c.provider || ':' || c.code, ''), COALESCE(c.evidence, ''), c.devices
 		FROM (
 		  SELECT call_id FROM deliveries WHERE publication_id = $1 AND subscriber_number = $3 AND channel = $2 AND call_id IS NOT NULL
 		  UNION SELECT call_id FROM attempts WHERE publication_id = $1 AND subscriber_number = $3 AND channel = $2) part
@@ -151,7 +151,7 @@ func (l *Ledger) Delivery(ctx context.Context, id fanfare.DeliveryID) (fanfare.D
 	}
 	d.Attempts, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (fanfare.Attempt, error) {
 		var a fanfare.Attempt
-		err := row.Scan(&a.N, &a.Call, &a.Provider, &a.StartedAt, &a.EndedAt, &a.Outcome, &a.Code, &a.Evidence)
+		err := row.Scan(&a.N, &a.Call, &a.Provider, &a.StartedAt, &a.EndedAt, &a.Outcome, &a.Code, &a.Evidence, &a.Devices)
 		a.Code = strings.TrimSuffix(a.Code, ":")
 		return a, err
 	})

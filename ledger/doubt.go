@@ -21,7 +21,8 @@ func (l *Ledger) Doubts(ctx context.Context, id fanfare.PublicationID, channel f
 	}
 	due, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (fanfare.Doubt, error) {
 		d := fanfare.Doubt{Ref: fanfare.BatchRef{Publication: id, Channel: channel}}
-		err := row.Scan(&d.Call, &d.Ref.N, &d.Provider, &d.EndedAt, &d.Looks, &d.Overdue, &d.Witness, &d.Unheard, &d.Final)
+		err := row.Scan(&d.Call, &d.Ref.N, &d.Provider, &d.BeganAt, &d.EndedAt, &d.Looks, &d.Overdue, &d.Witness, &d.Unheard, &d.Final,
+			&d.Address, &d.Locale, &d.WitnessAbout.BeganAt, &d.WitnessAbout.EndedAt, &d.WitnessAbout.Address, &d.WitnessMessage)
 		return d, err
 	})
 	if err != nil {
@@ -38,21 +39,39 @@ func (l *Ledger) Doubts(ctx context.Context, id fanfare.PublicationID, channel f
 // time of their claims. Nothing is overdue while events that came before the deadline
 // are not applied. $1 publication, $2 channel, $3 limit.
 const dueDoubtsSQL = `
-SELECT d.call_id, c.batch, d.provider, d.call_ended_at, d.looks,
+SELECT d.call_id, c.batch, d.provider, c.claimed_at, d.call_ended_at, d.looks,
   d.deadline <= clock_timestamp() AND NOT EXISTS (SELECT FROM event_inbox i WHERE i.received_at <= d.deadline),
   COALESCE(w.call_id::text, ''),
   w.call_id IS NOT NULL AND EXISTS (SELECT FROM events e WHERE e.publication_id = $1) AND NOT EXISTS (
     SELECT FROM events e WHERE e.publication_id = $1 AND e.channel = $2 AND e.call_id = w.call_id AND e.subscriber_number BETWEEN w.first_number AND w.last_number),
-  p.state NOT IN ('running', 'paused') OR p.expires_at <= clock_timestamp()
-FROM doubts d JOIN publications p USING (publication_id) JOIN calls c USING (publication_id, call_id) LEFT JOIN LATERAL (
-  (SELECT w.call_id, w.first_number, w.last_number FROM calls w WHERE w.publication_id = $1 AND w.channel = $2 AND w.provider = d.provider
-     AND w.outcome = 'accepted' AND w.call_id >= uuid_v7_floor(d.call_ended_at) ORDER BY w.call_id LIMIT 1)
-  UNION ALL
-  (SELECT w.call_id, w.first_number, w.last_number FROM calls w WHERE w.publication_id = $1 AND w.channel = $2 AND w.provider = d.provider
-     AND w.outcome = 'accepted' ORDER BY w.call_id DESC LIMIT 1)
-  LIMIT 1) w ON true
+  p.state NOT IN ('running', 'paused') OR p.expires_at <= clock_timestamp(),
+  COALESCE(s.phone, ''), COALESCE(s.locale, ''),
+  COALESCE(w.claimed_at, d.call_ended_at), COALESCE(w.ended_at, d.call_ended_at), COALESCE(w.phone, ''), COALESCE(w.provider_id, '')
+FROM doubts d JOIN publications p USING (publication_id) JOIN calls c USING (publication_id, call_id)
+LEFT JOIN subscribers s ON d.channel = 'sms' AND s.subscriber_number = c.first_number
+LEFT JOIN LATERAL (
+  SELECT w.*, CASE WHEN w.channel = 'sms' THEN (SELECT s.phone FROM subscribers s WHERE s.subscriber_number = w.first_number) END AS phone FROM (
+    (SELECT w.* FROM calls w WHERE w.publication_id = $1 AND w.channel = $2 AND w.provider = d.provider
+       AND w.outcome = 'accepted' AND w.call_id >= uuid_v7_floor(d.call_ended_at) ORDER BY w.call_id LIMIT 1)
+    UNION ALL
+    (SELECT w.* FROM calls w WHERE w.publication_id = $1 AND w.channel = $2 AND w.provider = d.provider
+       AND w.outcome = 'accepted' ORDER BY w.call_id DESC LIMIT 1)
+    LIMIT 1) w) w ON true
 WHERE d.publication_id = $1 AND d.channel = $2 AND d.look_at <= clock_timestamp()
 ORDER BY d.look_at LIMIT $3`
+
+// Unattached returns those of a provider's messages, by its ids, that belong to no
+// call: each may be the one of a call in doubt.
+func (l *Ledger) Unattached(ctx context.Context, messages []string) ([]string, error) {
+	rows, err := l.pool.Query(ctx, `
+		SELECT id FROM unnest($1::text[]) AS m (id)
+		WHERE NOT EXISTS (SELECT FROM calls c WHERE c.channel = 'sms' AND c.provider_id = m.id)`, messages)
+	if err != nil {
+		return nil, failed("find the calls of messages", err)
+	}
+	free, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	return free, failed("find the calls of messages", err)
+}
 
 // LookAgain notes a look-up that settled nothing and when the next one is due.
 // extend moves the deadline there too: the look-up failed, or has not yet shown what it

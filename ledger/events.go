@@ -245,11 +245,15 @@ type moves struct {
 func (l *Ledger) prove(ctx context.Context, tx pgx.Tx, proofs []proof, p picked) (moves, error) {
 	var m moves
 	b := &pgx.Batch{}
+	settled := map[fanfare.BatchRef][]fanfare.Settlement{}
 	for _, each := range proofs {
-		l.queueSettle(b, each.ref, each.call, fanfare.Result{
+		settled[each.ref] = append(settled[each.ref], fanfare.Settlement{Call: each.call, Result: fanfare.Result{
 			Outcome:    fanfare.Outcome{Kind: fanfare.OutcomeAccepted, Detail: "proven by an event"},
 			ProviderID: each.providerID, Evidence: each.evidence,
-		}, nil)
+		}})
+	}
+	for ref, calls := range settled { // their batches are locked, so any order will do
+		l.queueSettle(b, ref, calls, nil)
 	}
 	// By index, however many rows there are.
 	b.Queue(`SET LOCAL enable_hashjoin = off`)

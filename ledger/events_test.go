@@ -701,9 +701,9 @@ func (w *world) sendWithEvents(ref fanfare.BatchRef, skip, owners int, pool *poo
 	for n, way := 1+skip, 0; n <= 10; n += owners {
 		ref.N = n
 		for {
-			c, err := w.ClaimNew(ctx, ref, "sendgrid", chunk)
+			c, err := tryNew(ctx, w.Ledger, ref, chunk)
 			if err == nil && len(c.Recipients) == 0 {
-				c, err = w.ClaimDue(ctx, ref, "sendgrid", chunk, everyone)
+				c, err = tryDue(ctx, w.Ledger, ref, chunk, everyone)
 			}
 			if err != nil {
 				return err

@@ -51,14 +51,14 @@ func TestWhatWasNotPlannedIsNotFinished(t *testing.T) {
 
 func TestAllChannelsMustBeFinished(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, func(c *ledger.Config) { c.Channels = []fanfare.Channel{fanfare.Push, fanfare.Email} })
+	w := newWorld(t, func(c *ledger.Config) { c.Channels = []fanfare.Channel{fanfare.InApp, fanfare.Email} })
 	w.subscribed(2)
 	ref := w.running("article-1", 10)
 	w.settle(ref, w.claimNew(ref, 2).Call, fanfare.OutcomeAccepted)
 	p := w.finish(ref.Publication)
 	require.Equal(t, fanfare.Running, p.State)
 	require.Equal(t, fanfare.Totals{Intended: 4, Pending: 2, Sent: 2}, p.Totals, "the whole audience is intended on each channel")
-	ref.Channel = fanfare.Push
+	ref.Channel = fanfare.InApp
 	w.settle(ref, w.claimNew(ref, 2).Call, fanfare.OutcomeAccepted)
 	require.Equal(t, fanfare.Completed, w.finish(ref.Publication).State)
 	w.balanced()

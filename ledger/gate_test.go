@@ -27,7 +27,7 @@ func TestAfterCancelNothingIsClaimed(t *testing.T) {
 	p, err := w.Cancel(t.Context(), ref.Publication)
 	require.NoError(t, err)
 	require.Equal(t, fanfare.Cancelled, p.State)
-	for _, c := range []fanfare.Claim{w.claimNew(ref, 10), w.claimDue(ref, 10)} {
+	for _, c := range []claimed{w.claimNew(ref, 10), w.claimDue(ref, 10)} {
 		require.Empty(t, c.Recipients)
 		require.Equal(t, fanfare.Cancelled, c.Tally.Publication, "the tally says why")
 	}
@@ -71,7 +71,7 @@ func TestAfterExpiryNothingIsClaimed(t *testing.T) {
 	ref := w.running("article-1", 10)
 	w.settle(ref, w.claimNew(ref, 3).Call, fanfare.OutcomeReleased)
 	w.exec(`UPDATE publications SET accepted_at = now() - interval '2 h', expires_at = now() - interval '1 h'`)
-	for _, c := range []fanfare.Claim{w.claimNew(ref, 10), w.claimDue(ref, 10)} {
+	for _, c := range []claimed{w.claimNew(ref, 10), w.claimDue(ref, 10)} {
 		require.Empty(t, c.Recipients, "also before anybody wrote that it has expired")
 		require.Equal(t, fanfare.Running, c.Tally.Publication)
 		require.True(t, c.Tally.Expired)
@@ -200,16 +200,16 @@ func TestAClaimInFlightHoldsUpAStop(t *testing.T) {
 	release := w.hold(`SELECT FROM batches FOR UPDATE`)
 
 	var wg sync.WaitGroup
-	var claim fanfare.Claim
+	var claim claimed
 	var claimErr, cancelErr error
-	wg.Go(func() { claim, claimErr = w.ClaimNew(t.Context(), ref, "sendgrid", 5) })
+	wg.Go(func() { claim, claimErr = tryNew(t.Context(), w.Ledger, ref, 5) })
 	w.waitingFor(1)
 	wg.Go(func() { _, cancelErr = w.Cancel(t.Context(), ref.Publication) })
 	w.waitingFor(2)
 	require.Equal(t, fanfare.Running, w.publication(ref.Publication).State, "the claim is inside the gate")
-	var late fanfare.Claim
+	var late claimed
 	var lateErr error
-	wg.Go(func() { late, lateErr = w.ClaimNew(t.Context(), ref, "sendgrid", 5) })
+	wg.Go(func() { late, lateErr = tryNew(t.Context(), w.Ledger, ref, 5) })
 	w.waitingFor(3)
 
 	release()
@@ -241,7 +241,7 @@ func TestAStopIsNotStarvedByClaimsThatOverlap(t *testing.T) {
 		wg.Go(func() {
 			batch := fanfare.BatchRef{Publication: ref.Publication, Channel: fanfare.Email, N: n}
 			for ctx.Err() == nil {
-				if _, err := w.ClaimNew(ctx, batch, "sendgrid", 1); err == nil {
+				if _, err := tryNew(ctx, w.Ledger, batch, 1); err == nil {
 					claims.Add(1)
 				}
 			}

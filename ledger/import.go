@@ -88,6 +88,9 @@ func importChunk(ctx context.Context, conn *pgxpool.Conn, topic fanfare.TopicID,
 		if m, err = mergeSubscribers(ctx, tx); err != nil {
 			return err
 		}
+		if err := importDevices(ctx, tx, lines, m); err != nil {
+			return err
+		}
 		marked, err := markShared(ctx, tx, m.written())
 		if err != nil {
 			return err
@@ -159,16 +162,18 @@ func mergeSubscribers(ctx context.Context, tx pgx.Tx) (merged, error) {
 	rows, err := tx.Query(ctx, `
 		WITH line AS MATERIALIZED (
 		  SELECT i.*, s.subscriber_number, s.differs FROM import_lines i LEFT JOIN LATERAL (
-		    SELECT s.subscriber_number, (s.email, s.phone, s.devices, s.locale, s.time_zone, s.attributes)
-		      IS DISTINCT FROM (i.email, i.phone, i.devices, i.locale, i.time_zone, i.attributes) AS differs
+		    SELECT s.subscriber_number, (s.email, s.phone, s.locale, s.time_zone, s.attributes)
+		      IS DISTINCT FROM (i.email, i.phone, i.locale, i.time_zone, i.attributes) OR `+devicesOf+` IS DISTINCT FROM (
+		        SELECT jsonb_agg(jsonb_strip_nulls(jsonb_build_object('token', d.token, 'platform', NULLIF(d.platform, ''))) ORDER BY address_hash(d.token))
+		        FROM jsonb_to_recordset(i.devices) AS d (token text, platform text)) AS differs
 		    FROM subscribers s WHERE s.external_id = i.external_id) s ON true
 		), created AS (
-		  INSERT INTO subscribers (subscriber_number, external_id, email, phone, devices, locale, time_zone, attributes)
-		  SELECT nextval('subscriber_numbers'), i.external_id, i.email, i.phone, i.devices, i.locale, i.time_zone, i.attributes
+		  INSERT INTO subscribers (subscriber_number, external_id, email, phone, locale, time_zone, attributes)
+		  SELECT nextval('subscriber_numbers'), i.external_id, i.email, i.phone, i.locale, i.time_zone, i.attributes
 		  FROM (SELECT * FROM line WHERE subscriber_number IS NULL ORDER BY line) i
 		  RETURNING subscriber_number
 		), changed AS (
-		  UPDATE subscribers s SET email = i.email, phone = i.phone, devices = i.devices, locale = i.locale,
+		  UPDATE subscribers s SET email = i.email, phone = i.phone, locale = i.locale,
 		    time_zone = i.time_zone, attributes = i.attributes, updated_at = clock_timestamp()
 		  FROM line i WHERE i.differs AND s.subscriber_number = i.subscriber_number
 		  RETURNING s.subscriber_number
@@ -196,16 +201,34 @@ func mergeSubscribers(ctx context.Context, tx pgx.Tx) (merged, error) {
 	return m, err
 }
 
-// markShared marks everyone whose address is also that of one of those written,
-// and returns how many that were not marked before.
+// importDevices gives those written the devices on their lines. Most imports have none.
+func importDevices(ctx context.Context, tx pgx.Tx, lines []fanfare.ImportLine, m merged) error {
+	if len(m.changed) == 0 && !slices.ContainsFunc(lines, func(l fanfare.ImportLine) bool { return len(l.Subscriber.Devices) > 0 }) {
+		return nil
+	}
+	_, err := tx.Exec(ctx, devicesSQL(`
+		SELECT s.subscriber_number, i.devices FROM import_lines i CROSS JOIN LATERAL (
+		  SELECT s.subscriber_number FROM subscribers s WHERE s.external_id = i.external_id OFFSET 0) s
+		WHERE i.devices IS NOT NULL`), m.written())
+	return err
+}
+
+// markShared marks everyone who has an email address or a phone number in common with
+// one of those written, and returns how many that were not marked before.
 func markShared(ctx context.Context, tx pgx.Tx, written []int64) (marked int64, err error) {
-	tag, err := tx.Exec(ctx, `
-		WITH shared AS MATERIALIZED (
-		  SELECT DISTINCT s.email_hash FROM unnest($1::bigint[]) AS w (number) JOIN subscribers s ON s.subscriber_number = w.number
-		  WHERE (SELECT count(*) FROM (SELECT FROM subscribers o WHERE o.email_hash = s.email_hash LIMIT 2) holders) > 1
-		)
-		UPDATE subscribers s SET email_shared = true FROM shared WHERE s.email_hash = shared.email_hash AND NOT s.email_shared`, written)
-	return tag.RowsAffected(), err
+	for _, address := range []string{"email", "phone"} {
+		tag, err := tx.Exec(ctx, fmt.Sprintf(`
+			WITH shared AS MATERIALIZED (
+			  SELECT DISTINCT s.%[1]s_hash AS hash FROM unnest($1::bigint[]) AS w (number) JOIN subscribers s ON s.subscriber_number = w.number
+			  WHERE (SELECT count(*) FROM (SELECT FROM subscribers o WHERE o.%[1]s_hash = s.%[1]s_hash LIMIT 2) holders) > 1
+			)
+			UPDATE subscribers s SET %[1]s_shared = true FROM shared WHERE s.%[1]s_hash = shared.hash AND NOT s.%[1]s_shared`, address), written)
+		if err != nil {
+			return marked, err
+		}
+		marked += tag.RowsAffected()
+	}
+	return marked, nil
 }
 
 // openSubscriptions opens the missing subscriptions and returns how many of

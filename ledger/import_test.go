@@ -3,6 +3,7 @@ package ledger_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"slices"
 	"testing"
@@ -65,7 +66,7 @@ func TestImportingAgainWritesNothing(t *testing.T) {
 	people := func(i int) fanfare.Subscriber {
 		s := person(i)
 		s.Email = person(i / 2).Email // most addresses are shared
-		s.Devices = []fanfare.Device{{Token: "t", Platform: "ios"}}
+		s.Devices = []fanfare.Device{{Token: fmt.Sprint("t-", i), Platform: "ios"}}
 		s.Attributes = map[string]string{"b": "2", "a": "1"}
 		return s
 	}

@@ -218,22 +218,50 @@ func (w *world) planned(id fanfare.PublicationID, size int) (batches int) {
 
 var everyone = fanfare.Range{First: 0, Last: 1<<63 - 1}
 
-func (w *world) claimNew(ref fanfare.BatchRef, limit int) fanfare.Claim {
+// wanted is a claim of so many for one call of SendGrid.
+func wanted(limit int) fanfare.Wanted { return fanfare.Wanted{Provider: "sendgrid", Limit: limit} }
+
+// claimed is a claim that has one call at most.
+type claimed struct {
+	fanfare.Claim
+	Call       fanfare.CallID
+	Recipients []fanfare.Claimed
+}
+
+func tryNew(ctx context.Context, l *ledger.Ledger, ref fanfare.BatchRef, limit int) (claimed, error) {
+	return oneCall(l.ClaimNew(ctx, ref, wanted(limit)))
+}
+
+func tryDue(ctx context.Context, l *ledger.Ledger, ref fanfare.BatchRef, limit int, within fanfare.Range) (claimed, error) {
+	return oneCall(l.ClaimDue(ctx, ref, wanted(limit), within))
+}
+
+func oneCall(c fanfare.Claim, err error) (claimed, error) {
+	switch {
+	case err != nil || len(c.Calls) == 0:
+		return claimed{Claim: c}, err
+	case len(c.Calls) > 1:
+		return claimed{}, fmt.Errorf("%d calls, want 1", len(c.Calls))
+	}
+	return claimed{Claim: c, Call: c.Calls[0].ID, Recipients: c.Calls[0].Recipients}, nil
+}
+
+func (w *world) claimNew(ref fanfare.BatchRef, limit int) claimed {
 	w.t.Helper()
-	c, err := w.ClaimNew(w.t.Context(), ref, "sendgrid", limit)
+	c, err := tryNew(w.t.Context(), w.Ledger, ref, limit)
 	require.NoError(w.t, err)
 	return c
 }
 
-func (w *world) claimDue(ref fanfare.BatchRef, limit int) fanfare.Claim {
+func (w *world) claimDue(ref fanfare.BatchRef, limit int) claimed {
 	w.t.Helper()
-	c, err := w.ClaimDue(w.t.Context(), ref, "sendgrid", limit, everyone)
+	c, err := tryDue(w.t.Context(), w.Ledger, ref, limit, everyone)
 	require.NoError(w.t, err)
 	return c
 }
 
 // numbers are the subscribers' numbers of a claim.
-func numbers(c fanfare.Claim) []int {
+func numbers(c claimed) []int {
 	list := make([]int, 0, len(c.Recipients))
 	for _, r := range c.Recipients {
 		list = append(list, int(r.Number))
@@ -351,7 +379,7 @@ func (w *world) sendAll(ref fanfare.BatchRef, chunk int) {
 
 func (w *world) send(ref fanfare.BatchRef, chunk int) error {
 	for {
-		c, err := w.ClaimNew(w.t.Context(), ref, "sendgrid", chunk)
+		c, err := tryNew(w.t.Context(), w.Ledger, ref, chunk)
 		if err != nil || len(c.Recipients) == 0 {
 			return err
 		}

@@ -95,7 +95,7 @@ func newModel(w *world, run int) *model {
 
 // claimed notes a claim: of candidates, those who left are skipped, and the
 // others must be what the ledger claimed.
-func (m *model) claimed(t *rapid.T, c fanfare.Claim, candidates []int) {
+func (m *model) claimed(t *rapid.T, c claimed, candidates []int) {
 	want := []int{}
 	for _, i := range candidates {
 		p := &m.people[i]

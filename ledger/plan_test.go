@@ -138,6 +138,6 @@ func TestAnAnnouncementHoldsWhatItsMessagesAreMadeOf(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, cmp.Diff(fanfare.Announcement{
 		Publication: p.ID, TopicID: 1, Topic: "writer-1", TopicName: "The name of writer-1", Key: "article-1",
-		Class: fanfare.Bulk, Channels: []fanfare.Channel{fanfare.Email}, Content: d.Content, Audience: 3,
+		Class: fanfare.Bulk, Channels: []fanfare.Channel{fanfare.Email}, Content: d.Content, ExpiresAt: p.ExpiresAt, Audience: 3,
 	}, a))
 }

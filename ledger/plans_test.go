@@ -28,7 +28,7 @@ func TestNoStatementReadsMoreThanItsChunk(t *testing.T) {
 			w.Close()
 
 			ctx := t.Context()
-			var open, second, accepted []fanfare.Claim
+			var open, second, accepted []claimed
 			var events []fanfare.ProviderEvent
 			var doubts []fanfare.Doubt
 			// Each is done as often as it says, with so many recipients every time.
@@ -39,7 +39,7 @@ func TestNoStatementReadsMoreThanItsChunk(t *testing.T) {
 			}{
 				{"claim new", 2 * rounds, func(l *ledger.Ledger) error {
 					ref.N = 1 + len(open)/(size/chunk)
-					c, err := l.ClaimNew(ctx, ref, "sendgrid", chunk)
+					c, err := tryNew(ctx, l, ref, chunk)
 					open = append(open, c)
 					return err
 				}},
@@ -52,7 +52,7 @@ func TestNoStatementReadsMoreThanItsChunk(t *testing.T) {
 				}},
 				{"claim due", rounds, func(l *ledger.Ledger) error {
 					ref.N = 1
-					c, err := l.ClaimDue(ctx, ref, "sendgrid", chunk, everyone)
+					c, err := tryDue(ctx, l, ref, chunk, everyone)
 					second = append(second, c)
 					return err
 				}},
@@ -132,7 +132,7 @@ func TestNoStatementReadsMoreThanItsChunk(t *testing.T) {
 }
 
 // eventsOf are two for each recipient, shuffled: one in ten bounces.
-func eventsOf(ref fanfare.BatchRef, claims []fanfare.Claim) (events []fanfare.ProviderEvent) {
+func eventsOf(ref fanfare.BatchRef, claims []claimed) (events []fanfare.ProviderEvent) {
 	for _, c := range claims {
 		for _, r := range c.Recipients {
 			last := fanfare.EventDelivered

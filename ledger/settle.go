@@ -2,6 +2,8 @@ package ledger
 
 import (
 	"context"
+	"encoding/json"
+	"fmt"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -9,81 +11,144 @@ import (
 	fanfare "github.com/fanfare-dev/fanfare"
 )
 
-// Settle writes what became of a call, for the deliveries that the call still
-// holds: accepted ones are sent, rejected ones failed, ambiguous ones in doubt,
-// and all others wait again; those throttled climb the ladder of waits, and die at its
-// end. Proof of acceptance also takes back those that were given up, or wait to
-// be sent again.
+// Settle writes what became of one call: see SettleAll.
+func (l *Ledger) Settle(ctx context.Context, ref fanfare.BatchRef, call fanfare.CallID, r fanfare.Result) (fanfare.BatchTally, error) {
+	return l.SettleAll(ctx, ref, []fanfare.Settlement{{Call: call, Result: r}})
+}
+
+// SettleAll writes what became of calls of one batch, for the deliveries that each
+// of them still holds: accepted ones are sent, rejected ones failed, ambiguous ones in
+// doubt, and all others wait again; those throttled climb the ladder of waits, and die at
+// its end. Proof of acceptance also takes back those that were given up, or wait to
+// be sent again. Addresses that were refused for good are suppressed.
 //
 // Settling again changes nothing, except that a result that is known takes the
 // place of one that was in doubt, and proof the place of every other. What comes
 // too late for a delivery that another call may be sending stays on the call's record.
-func (l *Ledger) Settle(ctx context.Context, ref fanfare.BatchRef, call fanfare.CallID, r fanfare.Result) (fanfare.BatchTally, error) {
+func (l *Ledger) SettleAll(ctx context.Context, ref fanfare.BatchRef, settled []fanfare.Settlement) (fanfare.BatchTally, error) {
 	var tally fanfare.BatchTally
 	b := &pgx.Batch{}
 	b.Queue(lockBatchSQL, ref.Publication, ref.Channel, ref.N)
-	l.queueSettle(b, ref, call, r, nil)
+	l.queueSettle(b, ref, settled, nil)
 	queueTally(b, ref, &tally)
-	return tally, failed("settle call "+string(call), l.pipeline(ctx, b))
+	return tally, failed(fmt.Sprintf("settle %d calls of %s", len(settled), ref.WorkflowID()), l.pipeline(ctx, b))
 }
 
-func (l *Ledger) queueSettle(b *pgx.Batch, ref fanfare.BatchRef, call fanfare.CallID, r fanfare.Result, endedAt *time.Time) {
-	numbers := make([]int64, 0, len(r.Named))
-	kinds := make([]string, 0, len(r.Named))
-	codes := make([]string, 0, len(r.Named))
-	for number, outcome := range r.Named {
-		numbers = append(numbers, int64(number))
-		kinds = append(kinds, string(outcome.Kind))
-		codes = append(codes, outcome.Code)
+// queueSettle queues the statements that settle calls, each of them once. endedAt
+// are the ends of calls that nobody saw ending; nil: now.
+func (l *Ledger) queueSettle(b *pgx.Batch, ref fanfare.BatchRef, settled []fanfare.Settlement, endedAt []*time.Time) {
+	c := columnsOfSettled(settled)
+	if endedAt == nil {
+		endedAt = make([]*time.Time, len(settled))
 	}
 	ladder := make([]float64, len(l.cfg.Ladder))
 	for i, step := range l.cfg.Ladder {
 		ladder[i] = seconds(step)
 	}
-	if r.Outcome.Kind != fanfare.OutcomeAccepted {
-		b.Queue(reachedBeforeSQL, ref.Publication, ref.Channel, ref.N, call, r.Outcome.Kind)
+	if c.refused {
+		b.Queue(reachedBeforeSQL, ref.Publication, ref.Channel, ref.N, c.calls, c.kinds)
 	}
-	statement := settleAllSQL
-	if len(numbers) > 0 {
+	statement := settleEachSQL
+	if len(c.numbers) > 0 {
 		statement = settleNamedSQL
 	}
-	b.Queue(statement, ref.Publication, ref.Channel, ref.N, call, r.Outcome.Kind,
-		textOrNull(r.Outcome.Code), textOrNull(r.Outcome.Detail), textOrNull(r.ProviderID), textOrNull(r.Evidence),
-		seconds(r.Outcome.RetryAfter), seconds(l.cfg.DoubtDeadline), numbers, codes, endedAt, kinds, ladder)
-	if r.Outcome.Kind == fanfare.OutcomeAccepted && r.Evidence != "" {
-		b.Queue(proveSQL, ref.Publication, ref.Channel, ref.N, call)
+	b.Queue(statement, ref.Publication, ref.Channel, ref.N, c.calls, c.kinds, c.codes, c.details, c.ids, c.evidence,
+		c.waits, seconds(l.cfg.DoubtDeadline), c.numbers, c.namedCodes, endedAt, c.namedKinds, ladder, c.devices)
+	if c.proven {
+		b.Queue(proveSQL, ref.Publication, ref.Channel, ref.N, c.calls, c.kinds, c.evidence)
+	}
+	for _, s := range settled {
+		queueSuppress(b, ref.Channel, s.Result.Suppress)
 	}
 }
 
-// Settling a call that names nobody, which is nearly every call, and one that
-// names some: then each row's outcome is looked for by its number.
+// settledColumns are settlements as the parameters of settleSQL.
+type settledColumns struct {
+	calls, kinds                  []string
+	codes, details, ids, evidence []*string
+	waits                         []float64
+	devices                       []*string
+	numbers                       []int64
+	namedKinds, namedCodes        []string
+	refused, proven               bool // at least one of them
+}
+
+func columnsOfSettled(settled []fanfare.Settlement) settledColumns {
+	c := settledColumns{numbers: []int64{}, namedKinds: []string{}, namedCodes: []string{}}
+	for _, s := range settled {
+		r := s.Result
+		c.calls, c.kinds = append(c.calls, string(s.Call)), append(c.kinds, string(r.Outcome.Kind))
+		c.codes, c.details = append(c.codes, pointerTo(r.Outcome.Code)), append(c.details, pointerTo(r.Outcome.Detail))
+		c.ids, c.evidence = append(c.ids, pointerTo(r.ProviderID)), append(c.evidence, pointerTo(r.Evidence))
+		c.waits, c.devices = append(c.waits, seconds(r.Outcome.RetryAfter)), append(c.devices, devicesText(r.Devices))
+		for number, outcome := range r.Named {
+			c.numbers, c.namedKinds, c.namedCodes = append(c.numbers, int64(number)), append(c.namedKinds, string(outcome.Kind)), append(c.namedCodes, outcome.Code)
+		}
+		c.refused = c.refused || r.Outcome.Kind != fanfare.OutcomeAccepted
+		c.proven = c.proven || r.Outcome.Kind == fanfare.OutcomeAccepted && r.Evidence != ""
+	}
+	return c
+}
+
+func pointerTo(s string) *string {
+	if s == "" {
+		return nil
+	}
+	return &s
+}
+
+// devicesText keeps what became of each device where it says more than the call.
+func devicesText(devices []fanfare.DeviceResult) *string {
+	if len(devices) == 0 {
+		return nil
+	}
+	text, err := json.Marshal(devices)
+	if err != nil { // it is made of texts
+		return nil
+	}
+	return pointerTo(string(text))
+}
+
+// Settling calls that name nobody, which is nearly every call, and some that name
+// somebody: then each row's outcome is looked for by its number too.
 var (
-	settleAllSQL   = settleSQL(`$5::text`, `NULL`)
-	settleNamedSQL = settleSQL(`COALESCE(($15::text[])[array_position($12::bigint[], d.subscriber_number)], $5)`,
+	settleEachSQL  = settleSQL(`($5::text[])[array_position($4::uuid[], d.call_id)]`, `NULL`)
+	settleNamedSQL = settleSQL(`COALESCE(($15::text[])[array_position($12::bigint[], d.subscriber_number)], ($5::text[])[array_position($4::uuid[], d.call_id)])`,
 		`NULLIF(($13::text[])[array_position($12::bigint[], d.subscriber_number)], '')`)
 )
 
 // settleSQL is the statement with the outcome of a recipient, d, and its own code as given.
 //
-// $1 publication, $2 channel, $3 batch, $4 call, $5 outcome, $6 code, $7
-// detail, $8 provider's id, $9 evidence, $10 seconds to wait, $11 seconds from a call's
-// end to its doubt's deadline, $12, $13 and $15 the numbers, codes and outcomes of
-// those with an outcome of their own, $14 when the call ended (null: now), $16 the
+// $1 publication, $2 channel, $3 batch; by call: $4 call, $5 outcome, $6 code, $7
+// detail, $8 provider's id, $9 evidence, $10 seconds to wait, $14 when it ended (null:
+// now), $17 devices; $11 seconds from a call's end to its doubt's deadline, $12, $13 and $15
+// the numbers, codes and outcomes of those with an outcome of their own, $16 the
 // ladder: seconds to wait after the first attempt that counts, the second, and so on.
 func settleSQL(kind, code string) string {
-	code = `(SELECT provider FROM call) || ':' || COALESCE(` + code + `, CASE WHEN ` + kind + ` = $5 THEN $6 END, ` + kind + `)`
+	const (
+		place = `array_position($4::uuid[], d.call_id)`
+		whole = `($5::text[])[` + place + `]`
+	)
+	code = `(SELECT providers FROM settled) ->> d.call_id::text || ':' || COALESCE(` + code + `, CASE WHEN ` + kind + ` = ` + whole + ` THEN ($6::text[])[` + place + `] END, ` + kind + `)`
 	return `
-WITH call AS (
-  UPDATE calls SET outcome = $5::text::outcome, ended_at = COALESCE($14, clock_timestamp()), code = $6, detail = $7,
-    provider_id = COALESCE($8, provider_id), evidence = COALESCE($9, evidence)
-  WHERE publication_id = $1 AND call_id = $4 AND channel = $2 AND batch = $3
-    AND (outcome IS NULL OR outcome = 'ambiguous' AND $5 <> 'ambiguous'
+WITH result AS MATERIALIZED (
+  SELECT * FROM unnest($4::uuid[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $14::timestamptz[], $17::text[])
+    AS r (call_id, outcome, code, detail, provider_id, evidence, ended_at, devices)
+), call AS (
+  UPDATE calls c SET outcome = r.outcome::outcome, ended_at = COALESCE(r.ended_at, clock_timestamp()), code = r.code, detail = r.detail,
+    provider_id = COALESCE(r.provider_id, c.provider_id), evidence = COALESCE(r.evidence, c.evidence), devices = COALESCE(r.devices::jsonb, c.devices)
+  FROM result r
+  WHERE c.publication_id = $1 AND c.call_id = r.call_id AND c.channel = $2 AND c.batch = $3
+    AND (c.outcome IS NULL OR c.outcome = 'ambiguous' AND r.outcome <> 'ambiguous'
       -- Proof outranks an answer that said otherwise.
-      OR $5 = 'accepted' AND $9::text IS NOT NULL AND outcome <> 'accepted')
-  RETURNING first_number, last_number, provider, ended_at
+      OR r.outcome = 'accepted' AND r.evidence IS NOT NULL AND c.outcome <> 'accepted')
+  RETURNING c.call_id, c.first_number, c.last_number, c.provider, c.ended_at, r.outcome
+), settled AS MATERIALIZED (
+  SELECT min(first_number) AS first, max(last_number) AS last, array_agg(call_id) AS calls,
+    jsonb_object_agg(call_id, provider) AS providers, jsonb_object_agg(call_id, ended_at) AS ends FROM call
 ), moved AS (
-  -- By one range of the primary key: the call's rows lie side by side. Scalar
-  -- sub-selects, because a join with the call makes a generic plan read the whole table,
+  -- By one range of the primary key: the rows of calls lie side by side. Scalar
+  -- sub-selects, because a join with the calls makes a generic plan read the whole table,
   -- and one with those named would cost every call what few of them need.
   UPDATE deliveries d SET
     state = CASE ` + kind + ` WHEN 'rejected' THEN 'failed' WHEN 'accepted' THEN 'sent' WHEN 'ambiguous' THEN 'in_doubt'
@@ -92,46 +157,48 @@ WITH call AS (
     code = CASE WHEN ` + kind + ` = 'rejected' OR ` + kind + ` = 'throttled' AND d.attempts >= cardinality($16) THEN ` + code + ` END,
     attempts = d.attempts + (` + kind + ` = 'throttled')::int,
     due_at = CASE ` + kind + ` WHEN 'rejected' THEN NULL WHEN 'accepted' THEN NULL
-      WHEN 'ambiguous' THEN (SELECT ended_at FROM call) + make_interval(secs => $11)
+      WHEN 'ambiguous' THEN ((SELECT ends FROM settled) ->> d.call_id::text)::timestamptz + make_interval(secs => $11)
       WHEN 'throttled' THEN CASE WHEN d.attempts < cardinality($16)
-        THEN clock_timestamp() + make_interval(secs => GREATEST($10, ($16)[d.attempts + 1])) END
-      ELSE clock_timestamp() + make_interval(secs => $10) END,
+        THEN clock_timestamp() + make_interval(secs => GREATEST(($10::float8[])[` + place + `], ($16)[d.attempts + 1])) END
+      ELSE clock_timestamp() + make_interval(secs => ($10::float8[])[` + place + `]) END,
     changed_at = clock_timestamp()
-  WHERE d.publication_id = $1 AND d.channel = $2 AND d.batch = $3 AND d.call_id = $4
-    AND d.subscriber_number >= (SELECT first_number FROM call) AND d.subscriber_number <= (SELECT last_number FROM call)
+  WHERE d.publication_id = $1 AND d.channel = $2 AND d.batch = $3 AND d.call_id = ANY ((SELECT calls FROM settled)::uuid[])
+    AND d.subscriber_number >= (SELECT first FROM settled) AND d.subscriber_number <= (SELECT last FROM settled)
     AND (d.state IN ('sending', 'in_doubt')
-      OR $5 = 'accepted' AND d.state IN ('pending', 'dead') AND d.subscriber_number <> ALL ($12::bigint[]))
-  RETURNING d.subscriber_number, ` + kind + ` AS kind, CASE WHEN ` + kind + ` <> $5 OR $5 = 'rejected' THEN ` + code + ` END AS code
+      OR ` + whole + ` = 'accepted' AND d.state IN ('pending', 'dead') AND d.subscriber_number <> ALL ($12::bigint[]))
+  RETURNING d.subscriber_number, d.call_id, ` + kind + ` AS kind, CASE WHEN ` + kind + ` <> ` + whole + ` OR ` + whole + ` = 'rejected' THEN ` + code + ` END AS code
 ), attempted AS (
   INSERT INTO attempts (publication_id, subscriber_number, channel, call_id, outcome, code)
-  SELECT $1, subscriber_number, $2, $4, kind::outcome, code
+  SELECT $1, subscriber_number, $2, call_id, kind::outcome, code
   FROM moved WHERE kind IN ('rejected', 'throttled', 'unavailable', 'ambiguous')
   ON CONFLICT (publication_id, subscriber_number, channel, call_id) DO UPDATE SET outcome = excluded.outcome, code = excluded.code
 ), doubted AS (
   INSERT INTO doubts (publication_id, call_id, channel, provider, call_ended_at, deadline, look_at)
-  SELECT $1, $4, $2, call.provider, call.ended_at, call.ended_at + make_interval(secs => $11), clock_timestamp()
-  FROM call WHERE $5 = 'ambiguous'
+  SELECT $1, call.call_id, $2, call.provider, call.ended_at, call.ended_at + make_interval(secs => $11), clock_timestamp()
+  FROM call WHERE call.outcome = 'ambiguous'
 )
-DELETE FROM doubts WHERE publication_id = $1 AND call_id = $4 AND EXISTS (SELECT FROM call WHERE $5 <> 'ambiguous')
+DELETE FROM doubts WHERE publication_id = $1 AND call_id IN (SELECT call_id FROM call WHERE outcome <> 'ambiguous')
   AND cardinality($13::text[]) = cardinality($15::text[]) -- they go together
 `
 }
 
 // reachedBeforeSQL spares those whom a call did not reach for certain the next one,
 // when an earlier call of theirs was proven to be accepted meanwhile: they were sent to. $1
-// publication, $2 channel, $3 batch, $4 call, $5 its outcome.
+// publication, $2 channel, $3 batch, $4 calls, $5 their outcomes.
 const reachedBeforeSQL = `
-WITH reached AS MATERIALIZED (
-  SELECT d.subscriber_number, (SELECT a.call_id FROM attempts a JOIN calls c USING (publication_id, call_id)
-    WHERE a.publication_id = $1 AND a.subscriber_number = d.subscriber_number AND a.channel = $2 AND a.call_id <> $4
+WITH call AS MATERIALIZED (
+  SELECT min(c.first_number) AS first, max(c.last_number) AS last, array_agg(c.call_id) AS calls
+  FROM unnest($4::uuid[], $5::text[]) AS r (call_id, outcome) JOIN calls c ON c.publication_id = $1 AND c.call_id = r.call_id WHERE r.outcome <> 'accepted'
+), reached AS MATERIALIZED (
+  SELECT d.subscriber_number, d.call_id AS held_by, (SELECT a.call_id FROM attempts a JOIN calls c USING (publication_id, call_id)
+    WHERE a.publication_id = $1 AND a.subscriber_number = d.subscriber_number AND a.channel = $2 AND a.call_id <> d.call_id
       AND a.outcome <> 'rejected' AND c.outcome = 'accepted' ORDER BY a.call_id LIMIT 1) AS call_id
   FROM deliveries d
-  WHERE d.publication_id = $1 AND d.channel = $2 AND d.batch = $3 AND d.call_id = $4 AND d.state IN ('sending', 'in_doubt') AND d.resends > 0
-    AND d.subscriber_number >= (SELECT first_number FROM calls WHERE publication_id = $1 AND call_id = $4)
-    AND d.subscriber_number <= (SELECT last_number FROM calls WHERE publication_id = $1 AND call_id = $4)
+  WHERE d.publication_id = $1 AND d.channel = $2 AND d.batch = $3 AND d.call_id = ANY ((SELECT calls FROM call)::uuid[]) AND d.state IN ('sending', 'in_doubt') AND d.resends > 0
+    AND d.subscriber_number >= (SELECT first FROM call) AND d.subscriber_number <= (SELECT last FROM call)
 ), noted AS (
   INSERT INTO attempts (publication_id, subscriber_number, channel, call_id, outcome)
-  SELECT $1, subscriber_number, $2, $4, $5::text::outcome FROM reached WHERE call_id IS NOT NULL
+  SELECT $1, subscriber_number, $2, held_by, ($5::text[])[array_position($4::uuid[], held_by)]::outcome FROM reached WHERE call_id IS NOT NULL
   ON CONFLICT DO NOTHING
 )
 UPDATE deliveries d SET state = 'sent', call_id = (SELECT call_id FROM reached r WHERE r.subscriber_number = d.subscriber_number),
@@ -141,16 +208,27 @@ WHERE d.publication_id = $1 AND d.channel = $2
   AND d.subscriber_number <= (SELECT max(subscriber_number) FROM reached WHERE call_id IS NOT NULL)
   AND (d.subscriber_number IN (SELECT subscriber_number FROM reached WHERE call_id IS NOT NULL)) IS TRUE`
 
-// proveSQL gives proof that a call was accepted to those whom a later call holds
+// proveSQL gives proof that calls were accepted to those whom a later call holds
 // by now, and did not reach for certain: they were sent to. One that may be under way is
-// left to its worker. $1 publication, $2 channel, $3 batch, $4 call.
+// left to its worker. $1 publication, $2 channel, $3 batch; by call: $4 call, $5 outcome, $6 evidence.
 const proveSQL = `
-UPDATE deliveries d SET state = 'sent', call_id = $4, reason = NULL, code = NULL, due_at = NULL, changed_at = clock_timestamp()
-WHERE d.publication_id = $1 AND d.channel = $2 AND d.batch = $3 AND d.call_id <> $4 AND d.state IN ('pending', 'in_doubt', 'dead')
-  AND d.subscriber_number >= (SELECT first_number FROM calls WHERE publication_id = $1 AND call_id = $4 AND outcome = 'accepted')
-  AND d.subscriber_number <= (SELECT last_number FROM calls WHERE publication_id = $1 AND call_id = $4 AND outcome = 'accepted')
-  AND EXISTS (SELECT FROM attempts a WHERE a.publication_id = $1 AND a.subscriber_number = d.subscriber_number AND a.channel = $2
-    AND a.call_id = $4 AND a.outcome <> 'rejected' OFFSET 0)`
+WITH proven AS MATERIALIZED (
+  SELECT min(c.first_number) AS first, max(c.last_number) AS last, array_agg(c.call_id) AS calls
+  FROM unnest($4::uuid[], $5::text[], $6::text[]) AS r (call_id, outcome, evidence)
+  JOIN calls c ON c.publication_id = $1 AND c.call_id = r.call_id AND c.outcome = 'accepted' WHERE r.outcome = 'accepted' AND r.evidence IS NOT NULL
+), reached AS MATERIALIZED (
+  SELECT d.subscriber_number, (SELECT a.call_id FROM attempts a WHERE a.publication_id = $1 AND a.subscriber_number = d.subscriber_number AND a.channel = $2
+    AND a.call_id = ANY ((SELECT calls FROM proven)::uuid[]) AND a.call_id <> d.call_id AND a.outcome <> 'rejected' ORDER BY a.call_id LIMIT 1) AS call_id
+  FROM deliveries d
+  WHERE d.publication_id = $1 AND d.channel = $2 AND d.batch = $3 AND d.state IN ('pending', 'in_doubt', 'dead')
+    AND d.subscriber_number >= (SELECT first FROM proven) AND d.subscriber_number <= (SELECT last FROM proven)
+)
+UPDATE deliveries d SET state = 'sent', call_id = (SELECT call_id FROM reached r WHERE r.subscriber_number = d.subscriber_number),
+  reason = NULL, code = NULL, due_at = NULL, changed_at = clock_timestamp()
+WHERE d.publication_id = $1 AND d.channel = $2
+  AND d.subscriber_number >= (SELECT min(subscriber_number) FROM reached WHERE call_id IS NOT NULL)
+  AND d.subscriber_number <= (SELECT max(subscriber_number) FROM reached WHERE call_id IS NOT NULL)
+  AND (d.subscriber_number IN (SELECT subscriber_number FROM reached WHERE call_id IS NOT NULL)) IS TRUE`
 
 // DoubtLapsed puts the deliveries of the batch's lapsed calls in doubt: the
 // worker that made them has neither settled nor released them in time.
@@ -173,10 +251,15 @@ func (l *Ledger) DoubtLapsed(ctx context.Context, ref fanfare.BatchRef) (fanfare
 	var tally fanfare.BatchTally
 	b := &pgx.Batch{}
 	b.Queue(lockBatchSQL, ref.Publication, ref.Channel, ref.N)
-	for _, c := range calls {
-		l.queueSettle(b, ref, c.Call, fanfare.Result{Outcome: fanfare.Outcome{
+	settled, ends := make([]fanfare.Settlement, len(calls)), make([]*time.Time, len(calls))
+	for i, c := range calls {
+		ends[i] = &c.Until
+		settled[i] = fanfare.Settlement{Call: c.Call, Result: fanfare.Result{Outcome: fanfare.Outcome{
 			Kind: fanfare.OutcomeAmbiguous, Detail: "the worker stopped before it wrote what became of the call",
-		}}, &c.Until)
+		}}}
+	}
+	if len(settled) > 0 {
+		l.queueSettle(b, ref, settled, ends)
 	}
 	queueTally(b, ref, &tally)
 	return tally, failed("doubt "+ref.WorkflowID(), l.pipeline(ctx, b))

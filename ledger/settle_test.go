@@ -313,13 +313,13 @@ func (w *world) anything(random *rand.Rand, ref fanfare.BatchRef, mu *sync.Mutex
 	kinds := []fanfare.OutcomeKind{
 		fanfare.OutcomeAccepted, fanfare.OutcomeRejected, fanfare.OutcomeThrottled, fanfare.OutcomeUnavailable, fanfare.OutcomeAmbiguous, fanfare.OutcomeReleased,
 	}
-	var c fanfare.Claim
+	var c claimed
 	var err error
 	switch random.IntN(12) {
 	case 0, 1, 2:
-		c, err = w.ClaimNew(ctx, ref, "sendgrid", 1+random.IntN(8))
+		c, err = tryNew(ctx, w.Ledger, ref, 1+random.IntN(8))
 	case 3, 4:
-		c, err = w.ClaimDue(ctx, ref, "sendgrid", 1+random.IntN(8), everyone)
+		c, err = tryDue(ctx, w.Ledger, ref, 1+random.IntN(8), everyone)
 	case 5, 6, 7, 8:
 		mu.Lock()
 		open := calls[ref]

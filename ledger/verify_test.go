@@ -33,7 +33,7 @@ func TestVerifyFindsEveryKindOfDamage(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t, func(cfg *ledger.Config) { cfg.Channels = []fanfare.Channel{fanfare.Email, fanfare.Push} })
+			w := newWorld(t, func(cfg *ledger.Config) { cfg.Channels = []fanfare.Channel{fanfare.Email, fanfare.InApp} })
 			w.subscribed(25)
 			w.exec(`SELECT setval('cuts', 25)`)
 			ref := w.running("article-1", 10) // the cut is 26
@@ -42,7 +42,7 @@ func TestVerifyFindsEveryKindOfDamage(t *testing.T) {
 			w.settleWith(ref, w.claimNew(ref, 10).Call, r)
 			ref.N = 2
 			w.settle(ref, w.claimNew(ref, 2).Call, fanfare.OutcomeReleased)
-			ref.Channel = fanfare.Push
+			ref.Channel = fanfare.InApp
 			w.claimNew(ref, 10)
 			w.balanced()
 

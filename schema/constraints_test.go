@@ -31,6 +31,12 @@ var wrong = []struct{ constraint, sql string }{
 	{"an_ended_subscription_has_its_time", `UPDATE subscriptions SET ended_at = now() WHERE $1::uuid IS NOT NULL`},
 	{"suppression_channel_is_known", `INSERT INTO suppressions (channel, address_hash, reason) SELECT 'pigeon', address_hash('a'), '' WHERE $1::uuid IS NOT NULL`},
 
+	{"device_hash_is_that_of_its_token", `INSERT INTO devices (token_hash, subscriber_number, token) SELECT address_hash('a'), 1, 'b' WHERE $1::uuid IS NOT NULL`},
+	{"device_token_is_1_to_4096_bytes", `INSERT INTO devices (token_hash, subscriber_number, token) SELECT address_hash(''), 1, '' WHERE $1::uuid IS NOT NULL`},
+	{"device_token_is_1_to_4096_bytes", `INSERT INTO devices (token_hash, subscriber_number, token) SELECT address_hash(t), 1, t FROM repeat('a', 4097) t WHERE $1::uuid IS NOT NULL`},
+	{"inbox_counts_are_not_negative", `INSERT INTO inboxes (subscriber_number, unread) SELECT 1, -1 WHERE $1::uuid IS NOT NULL`},
+	{"inbox_counts_are_not_negative", `INSERT INTO inboxes (subscriber_number, last_change) SELECT 1, -1 WHERE $1::uuid IS NOT NULL`},
+
 	{"publication_key_is_taken", `INSERT INTO publications SELECT (jsonb_populate_record(p, jsonb_build_object('publication_id', uuid_v7()))).* FROM publications p WHERE publication_id = $1`},
 	{"publication_key_is_1_to_200_plain_characters", `UPDATE publications SET key = 'a/b' WHERE publication_id = $1`},
 	{"publication_class_is_known", `UPDATE publications SET class = 'urgent' WHERE publication_id = $1`},

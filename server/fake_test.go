@@ -78,7 +78,7 @@ func (f *fakeLedger) Accept(ctx context.Context, draft fanfare.Draft, idempotenc
 	}
 	if before, taken := f.drafts[draft.Key]; taken {
 		i := slices.IndexFunc(f.publications, func(p fanfare.Publication) bool { return p.Key == draft.Key })
-		if before.Content != draft.Content {
+		if !cmp.Equal(before.Content, draft.Content) {
 			return fanfare.Publication{}, &fanfare.ConflictError{Key: draft.Key, ID: f.publications[i].ID, Fields: []string{"content.title"}}
 		}
 		return f.publications[i], nil

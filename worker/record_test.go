@@ -278,7 +278,7 @@ type lookUp struct {
 	looks int
 }
 
-func (l *lookUp) LookUp(context.Context, fanfare.CallID, time.Time) (fanfare.Sighting, error) {
+func (l *lookUp) LookUp(context.Context, fanfare.Question) (fanfare.Sighting, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.looks++

@@ -80,8 +80,8 @@ func (noBreaker) Permit(context.Context, string) (fanfare.Permit, error) {
 
 type renderer struct{}
 
-func (renderer) Render(_ string, content fanfare.Content) (fanfare.Message, error) {
-	return fanfare.Message{Subject: content.Title}, nil
+func (renderer) Render(_ fanfare.Channel, a fanfare.Announcement, _ string) (fanfare.Message, error) {
+	return fanfare.Message{Subject: a.Content.Title}, nil
 }
 
 var namespaces atomic.Int64

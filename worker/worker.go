@@ -48,11 +48,8 @@ type Config struct {
 const DefaultBatchSize = 10000
 
 const (
-	// sendsAtOnce is how many batches of a lane one worker sends at a time, and
-	// callsInFlight how many calls each of them has under way: together as many
-	// as a few hundred milliseconds of a provider's answer time need.
-	sendsAtOnce   = 8
-	callsInFlight = 4
+	// sendsAtOnce is how many batches of a lane one worker sends at a time.
+	sendsAtOnce = 8
 	// stopTimeout lets calls under way end and be settled: a call lasts 15 s at most.
 	stopTimeout = 20 * time.Second
 	// partitionsEvery is how often the monthly partitions are looked after.
@@ -122,7 +119,7 @@ func newWorkers(cfg Config, fatal func(error)) []sdk.Worker {
 	for channel, senders := range cfg.Senders {
 		for _, class := range []fanfare.Class{fanfare.Bulk, fanfare.Transactional} {
 			lane := sdk.New(cfg.Temporal, workflows.SendQueue(channel, class), options)
-			lane.RegisterActivity(sending(cfg, senders))
+			lane.RegisterActivity(sending(cfg, channel, senders))
 			workers = append(workers, lane)
 		}
 	}
@@ -149,13 +146,23 @@ func register(w sdk.Worker, cfg Config) {
 	})
 	w.RegisterActivity(&activities.Closing{Planner: cfg.Ledger, Closer: cfg.Ledger, BatchSize: cfg.BatchSize})
 	w.RegisterActivity(&activities.Replaying{Reopener: cfg.Ledger, Book: cfg.Ledger})
-	w.RegisterActivity(&activities.Reconciling{Doubter: cfg.Ledger, Settler: cfg.Ledger, LookUps: cfg.LookUps, Log: cfg.Log})
+	w.RegisterActivity(&activities.Reconciling{Doubter: cfg.Ledger, Prover: cfg.Ledger, Planner: cfg.Ledger, Renderer: cfg.Renderer, LookUps: cfg.LookUps, Log: cfg.Log})
 }
 
-func sending(cfg Config, senders []activities.Sender) *activities.Sending {
+// callsInFlight is how many calls a batch has under way. An email call is for up to
+// 1,000, and four of them are as many as a few hundred milliseconds of a provider's
+// answer time need; the others are for one each, and a crash leaves as many of them in doubt.
+func callsInFlight(channel fanfare.Channel) int {
+	if channel == fanfare.Email {
+		return 4
+	}
+	return 64
+}
+
+func sending(cfg Config, channel fanfare.Channel, senders []activities.Sender) *activities.Sending {
 	return &activities.Sending{
 		Planner: cfg.Ledger, Tallier: cfg.Ledger, Claimer: cfg.Ledger, Settler: cfg.Ledger, Closer: cfg.Ledger, Reporter: cfg.Ledger,
-		Senders: senders, Breaker: cfg.Breaker, Renderer: cfg.Renderer, Links: cfg.Links, CallsInFlight: callsInFlight, Backoff: cfg.Backoff, Log: cfg.Log,
+		Senders: senders, Breaker: cfg.Breaker, Renderer: cfg.Renderer, Links: cfg.Links, CallsInFlight: callsInFlight(channel), Backoff: cfg.Backoff, Log: cfg.Log,
 	}
 }
 

@@ -9,16 +9,15 @@ import (
 	"net/url"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/sendgrid/rest"
 
 	"github.com/fanfare-dev/fanfare"
 )
 
-// LookUp asks SendGrid's Email Logs whether they show a message of the call. The
-// time of the call is not needed: its id is in no other call's category, and a
-// bound could only hide a message from a clock that is wrong.
+// LookUp asks SendGrid's Email Logs whether they show a message of the call. Its
+// time is not needed: its id is in no other call's category, and a bound could only
+// hide a message from a clock that is wrong.
 //
 // SendGrid accepts or refuses a request as a whole, so one message that shows
 // proves that all of the call's recipients were accepted. The search is by the
@@ -28,7 +27,8 @@ import (
 // The error matches fanfare.ErrNoLookUp when this account, key or server offers
 // no Email Logs. Any other error means that the question was not answered, and
 // is worth asking again.
-func (s *Sender) LookUp(ctx context.Context, call fanfare.CallID, _ time.Time) (fanfare.Sighting, error) {
+func (s *Sender) LookUp(ctx context.Context, about fanfare.Question) (fanfare.Sighting, error) {
+	call := about.Call
 	// A name has no quotes that could end the text in the query.
 	if !fanfare.ValidName(string(call)) {
 		return fanfare.Sighting{}, fmt.Errorf("look up a call at %s: its id is not a name: %w", s.name, fanfare.ErrInvalid)

@@ -18,7 +18,7 @@ import (
 
 const messageID = "Xj5LmNkWSOqRbdvOpR34BA.recvd-85abf8d92c-3qfgp-2-7890E356-43C.1"
 
-var began = time.Date(2026, 11, 20, 10, 0, 0, 0, time.UTC)
+var asked = fanfare.Question{Call: callID, BeganAt: time.Date(2026, 11, 20, 10, 0, 0, 0, time.UTC)}
 
 // logs are Email Logs that answer a search and a message with what is given.
 func logs(t *testing.T, search, message func(w http.ResponseWriter, r *http.Request)) *sendgrid.Sender {
@@ -63,7 +63,7 @@ func TestLookUpAsksByCategory(t *testing.T) {
 		}
 		_, _ = io.WriteString(w, `{"sg_message_id":"`+messageID+`","to_email":"reader-1@readers.example","custom_args":{"call":"`+string(callID)+`","delivery":"x"}}`)
 	})
-	sighting, err := s.LookUp(t.Context(), callID, began)
+	sighting, err := s.LookUp(t.Context(), asked)
 	require.NoError(t, err)
 	require.Equal(t, fanfare.Sighting{Seen: true, Evidence: "SendGrid's Email Logs show message Xj5LmNkWSOqRbdvOpR34BA of this call"}, sighting)
 }
@@ -79,7 +79,7 @@ func TestLookUpNeedsOurCallID(t *testing.T) {
 		`{}`: false,
 	} {
 		s := logs(t, answer(200, found), answer(200, message))
-		sighting, err := s.LookUp(t.Context(), callID, began)
+		sighting, err := s.LookUp(t.Context(), asked)
 		require.NoError(t, err)
 		require.Equal(t, want, sighting.Seen, message)
 		require.Equal(t, want, sighting.Evidence != "", message)
@@ -90,7 +90,7 @@ func TestLookUpShowsNothing(t *testing.T) {
 	t.Parallel()
 	for _, empty := range []string{`{"messages":[]}`, `{"messages":null}`, `{}`} {
 		s := logs(t, answer(200, empty), answer(500, ""))
-		sighting, err := s.LookUp(t.Context(), callID, began)
+		sighting, err := s.LookUp(t.Context(), asked)
 		require.NoError(t, err)
 		require.Equal(t, fanfare.Sighting{}, sighting)
 	}
@@ -128,7 +128,7 @@ func TestLookUpErrors(t *testing.T) {
 		if tc.message == nil {
 			tc.message = answer(500, "")
 		}
-		sighting, err := logs(t, tc.search, tc.message).LookUp(t.Context(), callID, began)
+		sighting, err := logs(t, tc.search, tc.message).LookUp(t.Context(), asked)
 		require.Error(t, err, name)
 		require.Equal(t, fanfare.Sighting{}, sighting, name)
 		require.ErrorContains(t, err, string(callID), name)
@@ -143,12 +143,12 @@ func TestLookUpErrors(t *testing.T) {
 
 func TestLookUpNotReached(t *testing.T) {
 	t.Parallel()
-	_, err := sender(t, "http://"+closedPort(t)).LookUp(t.Context(), callID, began)
+	_, err := sender(t, "http://"+closedPort(t)).LookUp(t.Context(), asked)
 	require.Error(t, err)
 	require.NotErrorIs(t, err, fanfare.ErrNoLookUp)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, err = sender(t, "http://"+closedPort(t)).LookUp(ctx, callID, began)
+	_, err = sender(t, "http://"+closedPort(t)).LookUp(ctx, asked)
 	require.ErrorIs(t, err, context.Canceled)
 }
 
@@ -156,7 +156,7 @@ func TestLookUpTakesOnlyNames(t *testing.T) {
 	t.Parallel()
 	s := logs(t, func(http.ResponseWriter, *http.Request) { t.Error("must not be asked") }, answer(500, ""))
 	for _, odd := range []fanfare.CallID{"", "x') OR to_email = ('y", "x y", fanfare.CallID(strings.Repeat("x", 201))} {
-		_, err := s.LookUp(t.Context(), odd, began)
+		_, err := s.LookUp(t.Context(), fanfare.Question{Call: odd})
 		require.ErrorIs(t, err, fanfare.ErrInvalid)
 	}
 }

@@ -152,7 +152,7 @@ func TestSecondAccount(t *testing.T) {
 	require.Equal(t, "sendgrid-2", s.Name())
 	ctx, _ := leased(t)
 	require.Contains(t, s.Send(ctx, call(1)).Outcome.Detail, "SENDGRID_2_API_KEY")
-	_, err = s.LookUp(t.Context(), callID, time.Now())
+	_, err = s.LookUp(t.Context(), fanfare.Question{Call: callID})
 	require.ErrorContains(t, err, "at sendgrid-2: status 401")
 }
 
