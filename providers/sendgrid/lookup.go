@@ -50,7 +50,7 @@ func (s *Sender) LookUp(ctx context.Context, about fanfare.Question) (fanfare.Si
 	}
 	// The part before the first dot is the X-Message-Id of the request.
 	prefix, _, _ := strings.Cut(id, ".")
-	return fanfare.Sighting{Seen: true, Evidence: "SendGrid's Email Logs show message " + scrub(prefix, nil) + " of this call"}, nil
+	return fanfare.Sighting{Seen: true, Evidence: "SendGrid's Email Logs show message " + scrub(prefix, fanfare.Call{}) + " of this call"}, nil
 }
 
 // searchLogs gives the id of a message with the call's category; "" if none shows.

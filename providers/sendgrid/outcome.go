@@ -20,7 +20,7 @@ const (
 
 // judge says what an answer means. unread is why its body could not be read
 // whole: nil, or the call was cut in the middle of it.
-func (s *Sender) judge(answer *rest.Response, unread error, to []fanfare.Recipient) fanfare.Reply {
+func (s *Sender) judge(answer *rest.Response, unread error, call fanfare.Call) fanfare.Reply {
 	header := http.Header(answer.Headers)
 	status := answer.StatusCode
 	out := fanfare.Outcome{Code: strconv.Itoa(status)}
@@ -58,12 +58,12 @@ func (s *Sender) judge(answer *rest.Response, unread error, to []fanfare.Recipie
 	case http.StatusRequestTimeout:
 		return say(fanfare.OutcomeAmbiguous, "SendGrid gave up waiting for the request")
 	case http.StatusRequestEntityTooLarge:
-		return undivided(out, "SendGrid finds the request too large", len(to))
+		return undivided(out, "SendGrid finds the request too large", len(call.Recipients))
 	}
 	if status >= 500 {
 		return say(fanfare.OutcomeAmbiguous, "SendGrid failed, and does not say whether it took the request")
 	}
-	return refused(out, answer.Body, to)
+	return refused(out, answer.Body, call)
 }
 
 // undivided is a refusal that names nobody. Halves find out whose it is; one
@@ -87,7 +87,7 @@ type problem struct {
 // refused reads whom a 400 (or a 4xx without a meaning of its own) is about.
 // The whole request comes before single recipients: while it is wrong, a new
 // call without them would be refused as well.
-func refused(out fanfare.Outcome, body string, to []fanfare.Recipient) fanfare.Reply {
+func refused(out fanfare.Outcome, body string, call fanfare.Call) fanfare.Reply {
 	var answer struct {
 		Errors []problem `json:"errors"`
 	}
@@ -97,8 +97,8 @@ func refused(out fanfare.Outcome, body string, to []fanfare.Recipient) fanfare.R
 	rejected := map[int]fanfare.Outcome{}
 	worst := unknown
 	for i, p := range answer.Errors {
-		about, n := whose(p.Field, len(to))
-		sentence := "SendGrid refuses the request: " + p.explain(to)
+		about, n := whose(p.Field, len(call.Recipients))
+		sentence := "SendGrid refuses the request: " + p.explain(call)
 		if about == recipient {
 			rejected[n] = fanfare.Outcome{Kind: fanfare.OutcomeRejected, Code: out.Code, Detail: sentence}
 		}
@@ -118,7 +118,7 @@ func refused(out fanfare.Outcome, body string, to []fanfare.Recipient) fanfare.R
 		out.Kind = fanfare.OutcomeReleased
 		return fanfare.Reply{Outcome: out, Named: rejected}
 	default:
-		return undivided(out, detail, len(to))
+		return undivided(out, detail, len(call.Recipients))
 	}
 }
 
@@ -162,11 +162,11 @@ func whose(field string, recipients int) (about part, n int) {
 }
 
 // explain puts a problem in words without anything personal.
-func (p problem) explain(to []fanfare.Recipient) string {
+func (p problem) explain(call fanfare.Call) string {
 	if p.Field == "" || p.Field == "null" {
-		return scrub(p.Message, to)
+		return scrub(p.Message, call)
 	}
-	return scrub(p.Field+": "+p.Message, to)
+	return scrub(p.Field+": "+p.Message, call)
 }
 
 // retryAfter reads how long to wait: Retry-After, in seconds or as a date, else

@@ -27,7 +27,7 @@ func (s *Sender) Send(ctx context.Context, call fanfare.Call) fanfare.Reply {
 	if answer == nil {
 		return fanfare.Reply{Outcome: unanswered(fanfare.LeaseFrom(ctx), err)}
 	}
-	return s.judge(answer, err, call.Recipients)
+	return s.judge(answer, err, call)
 }
 
 // unanswered judges a call that got no answer by how far it came. Without a lease
@@ -36,7 +36,7 @@ func unanswered(lease *fanfare.Lease, err error) fanfare.Outcome {
 	if outer, ok := errors.AsType[*url.Error](err); ok {
 		err = outer.Err // without method and URL
 	}
-	why := scrub(err.Error(), nil)
+	why := scrub(err.Error(), fanfare.Call{})
 	switch {
 	case lease == nil || lease.Written():
 		return fanfare.Outcome{Kind: fanfare.OutcomeAmbiguous, Detail: "the request was written and no answer came: " + why}

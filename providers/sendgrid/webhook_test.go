@@ -22,11 +22,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
 	"github.com/sendgrid/sendgrid-go/helpers/eventwebhook"
 	"github.com/stretchr/testify/require"
 
 	"github.com/fanfare-dev/fanfare"
+	"github.com/fanfare-dev/fanfare/providers/conformance"
 	"github.com/fanfare-dev/fanfare/providers/sendgrid"
 )
 
@@ -129,14 +129,7 @@ func TestEvents(t *testing.T) {
 	}
 	got, err := json.MarshalIndent(lines, "", "  ")
 	require.NoError(t, err)
-	got = append(got, '\n')
-	path := filepath.Join("testdata", "events.golden.json")
-	if *update {
-		require.NoError(t, os.WriteFile(path, got, 0o644))
-	}
-	want, err := os.ReadFile(path)
-	require.NoError(t, err)
-	require.Empty(t, cmp.Diff(string(want), string(got)), "if the change is meant: go test ./providers/sendgrid -update")
+	conformance.Golden(t, filepath.Join("testdata", "events.golden.json"), string(got)+"\n")
 }
 
 // A signature that SendGrid made itself, from its SDK's tests.

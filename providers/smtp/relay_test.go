@@ -22,7 +22,7 @@ import (
 // Scripted ends of a conversation, in place of an answer.
 const (
 	hang = "hang" // says nothing and waits for the other end to close
-	cut  = "cut"  // closes at once
+	cut  = "cut"  // closes at once; as the last line of an answer, behind it
 )
 
 // fakeRelay speaks just enough SMTP, and says at each step what the script says:
@@ -33,6 +33,8 @@ type fakeRelay struct {
 	script func(connection int, step string) string
 	// delay is waited before the answer to AUTH.
 	delay time.Duration
+	// whole hears of a mail that is there with its dot; nil is deaf.
+	whole func(connection int, mail receivedMail)
 	tls   *tls.Config
 
 	mu          sync.Mutex
@@ -114,10 +116,11 @@ func (s *session) say(step, usual string) bool {
 	case cut:
 		return false
 	}
+	answer, ends := strings.CutSuffix(answer, "\n"+cut)
 	if _, err := io.WriteString(s.conn, strings.ReplaceAll(answer, "\n", "\r\n")+"\r\n"); err != nil {
 		return false
 	}
-	return answer == usual || answer[0] != '4' || answer[1:3] != "21" // 421 closes
+	return !ends && !strings.HasPrefix(answer, "421") // which closes
 }
 
 func (s *session) command(line string) bool {
@@ -196,9 +199,13 @@ func (s *session) data() bool {
 		return false
 	}
 	s.mu.Lock()
-	s.mails = append(s.mails, receivedMail{s.from, s.to, string(body)})
+	mail := receivedMail{s.from, s.to, string(body)}
+	s.mails = append(s.mails, mail)
 	s.overTLS = append(s.overTLS, s.secure)
 	s.mu.Unlock()
+	if s.whole != nil {
+		s.whole(s.n, mail)
+	}
 	return s.say("DOT", "250 2.0.0 Ok: queued as 4XkQ2b0Zz1z9rT")
 }
 
@@ -232,21 +239,26 @@ func (r *fakeRelay) listen(t *testing.T) string {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	var serving sync.WaitGroup
-	serving.Go(func() {
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			_ = conn.(*net.TCPConn).SetReadBuffer(1 << 12)
-			go r.serve(conn)
-		}
-	})
+	serving.Go(func() { r.accept(listener) })
 	t.Cleanup(func() {
 		_ = listener.Close()
 		serving.Wait()
 	})
 	return listener.Addr().String()
+}
+
+// accept serves connections until the listener is closed.
+func (r *fakeRelay) accept(listener net.Listener) {
+	for {
+		conn, err := listener.Accept()
+		if err != nil {
+			return
+		}
+		if narrow, ok := conn.(*net.TCPConn); ok {
+			_ = narrow.SetReadBuffer(1 << 12)
+		}
+		go r.serve(conn)
+	}
 }
 
 // at is a script of one answer at one step, on every connection.
