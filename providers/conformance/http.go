@@ -58,11 +58,7 @@ func (h HTTP) serve(w http.ResponseWriter, r *http.Request, stage *Stage) {
 		w.WriteHeader(http.StatusBadRequest)
 		return
 	}
-	var to []string
-	for _, m := range messages {
-		to = append(to, m.To)
-	}
-	cue := stage.Cue(to...)
+	cue := stage.Cue(messages...)
 	answer := h.Answer(acts(cue))
 	if answer.Status == 0 {
 		stage.Faultf("the stand-in has no answer in the situation %q", acts(cue).Situation)

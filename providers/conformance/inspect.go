@@ -49,6 +49,7 @@ func (s Subject) inspect(tb testing.TB, call fanfare.Call, reply fanfare.Reply) 
 		place := slices.IndexFunc(call.Recipients, func(to fanfare.Recipient) bool { return slices.Contains(addresses(to), refused.Address) })
 		require.GreaterOrEqual(tb, place, 0, "an address is to be suppressed that is not in the call")
 		require.NotEmpty(tb, refused.Reason)
+		require.NotContains(tb, []fanfare.OutcomeKind{fanfare.OutcomeAccepted, fanfare.OutcomeThrottled}, of(reply, place).Kind, "an address is to be suppressed that may yet be good")
 	}
 	for i := range reply.Devices {
 		require.Regexp(tb, `^[0-9a-f]{12}$`, reply.Devices[i].Device, "a device is told by a piece of its token's hash")

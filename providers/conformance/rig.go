@@ -19,7 +19,7 @@ const (
 	// span is a lease that no test outlives.
 	span = 5 * time.Minute
 	// patience is how long what must come may take on a busy machine.
-	patience = 20 * time.Second
+	patience = 10 * time.Second
 	// asked is the time that a provider asks to wait.
 	asked = 7 * time.Second
 )

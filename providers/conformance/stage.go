@@ -20,6 +20,7 @@ type Stage struct {
 	bad       string // OneBad: whose address
 	named     bool   // OneBad: the provider says whose
 	most      int    // TooLarge: as many recipients fit into a request; 0 is none
+	least     int    // TooLarge: what is shorter is a piece of the message, and fits
 	gossip    string
 	begun     int
 	cues      int
@@ -34,17 +35,27 @@ func (s *Stage) Begin() {
 	s.begun++
 }
 
-// Cue says what to do about a request to these addresses, in their order.
-func (s *Stage) Cue(to ...string) Cue {
+// Cue says what to do about a request with these messages, in their order. Whoever
+// has to answer before they are known leaves them out.
+func (s *Stage) Cue(messages ...Message) Cue {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.cues++
 	cue := Cue{Situation: s.situation, ID: fmt.Sprintf("c0ffee%026x", s.cues), Wait: s.wait, Bad: -1, Gossip: s.gossip}
-	switch bad := slices.Index(to, s.bad); {
-	case cue.Situation == OneBad && bad < 0, cue.Situation == TooLarge && s.most > 0 && len(to) <= s.most:
-		cue.Situation = Accepted
-	case cue.Situation == OneBad && s.named:
-		cue.Bad = bad
+	switch cue.Situation {
+	case OneBad:
+		bad := slices.IndexFunc(messages, func(m Message) bool { return m.To == s.bad })
+		if bad < 0 {
+			cue.Situation = Accepted
+		} else if s.named {
+			cue.Bad = bad
+		}
+	case TooLarge:
+		few := s.most > 0 && len(messages) <= s.most
+		piece := slices.ContainsFunc(messages, func(m Message) bool { return len(m.Text) < s.least })
+		if few || piece {
+			cue.Situation = Accepted
+		}
 	}
 	return cue
 }

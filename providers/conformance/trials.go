@@ -243,7 +243,12 @@ func (r *rig) interrupted(ctx context.Context, call fanfare.Call, end func()) {
 	go func() { replies <- r.sender.Send(ctx, call) }()
 	require.Eventually(r, func() bool { _, taken := r.stage.requests(); return len(taken) == requests(call) }, patience, time.Millisecond, "the request did not come")
 	end()
-	reply := <-replies
+	var reply fanfare.Reply
+	select {
+	case reply = <-replies:
+	case <-time.After(patience):
+		require.FailNow(r, "the call does not end with its context")
+	}
 	r.subject.inspect(r, call, reply)
 	r.doubts(reply)
 	r.began(requests(call))
@@ -283,6 +288,7 @@ func tooLarge(tb testing.TB, s Subject) {
 	if s.Oversize != nil {
 		call = s.Oversize(call)
 	}
+	r.stage.set(func(stage *Stage) { stage.least = len(call.Message.Text) })
 	for number, end := range r.deliver(call) {
 		require.Equal(tb, fanfare.OutcomeRejected, end.Kind, "recipient %d: %s", number, end.Detail)
 		require.Equal(tb, s.Codes[TooLarge], end.Code)

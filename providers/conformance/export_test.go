@@ -1,0 +1,44 @@
+package conformance
+
+import (
+	"runtime"
+	"slices"
+	"sync/atomic"
+	"testing"
+)
+
+// Failures runs the trials of these names and returns those that failed.
+func Failures(tb testing.TB, s Subject, names []string) []string {
+	tb.Helper()
+	var failed []string
+	for _, trial := range s.trials(tb) {
+		if !slices.Contains(names, trial.name) {
+			continue
+		}
+		w := &witness{TB: tb}
+		over := make(chan struct{})
+		go func() {
+			defer close(over)
+			trial.run(w, s)
+		}()
+		<-over
+		if w.failed.Load() {
+			failed = append(failed, trial.name)
+		}
+	}
+	return failed
+}
+
+// witness remembers that a test failed, and lets it pass.
+type witness struct {
+	testing.TB
+
+	failed atomic.Bool
+}
+
+func (w *witness) Errorf(string, ...any) { w.failed.Store(true) }
+
+func (w *witness) FailNow() {
+	w.failed.Store(true)
+	runtime.Goexit()
+}
