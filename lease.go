@@ -22,12 +22,19 @@ type Lease struct {
 	begin time.Duration
 	until time.Duration
 	wrote atomic.Bool
+	whole *Lease // what this is a part of; nil for the call's own
 }
 
 // NewLease makes the lease of a call. start is time.Now() read before the claim
 // was asked for; begin and until are the claim's spans for beginning and ending.
 func NewLease(call CallID, start time.Time, begin, until time.Duration) *Lease {
 	return &Lease{Call: call, start: start, begin: begin, until: until}
+}
+
+// Part makes the lease of one request of a call that takes several: it has the times
+// of the call's, and notes only for itself whether its request was written.
+func (l *Lease) Part() *Lease {
+	return &Lease{Call: l.Call, start: l.start, begin: l.begin, until: l.until, whole: l}
 }
 
 // MayBegin returns ErrTooLate once the call must no longer begin. Both the wall
@@ -51,9 +58,15 @@ func (l *Lease) within(span time.Duration, what string) error {
 // Deadline is when the call must have ended, by the worker's clock.
 func (l *Lease) Deadline() time.Time { return l.start.Add(l.until) }
 
-// Written reports whether the whole request was handed to the network. Until
-// it was, the provider cannot have accepted it.
+// Written reports whether the whole request, or that of any part, was handed to
+// the network. Until it was, the provider cannot have accepted it.
 func (l *Lease) Written() bool { return l.wrote.Load() }
+
+func (l *Lease) noteWritten() {
+	for ; l != nil; l = l.whole {
+		l.wrote.Store(true)
+	}
+}
 
 type leaseKey struct{}
 
@@ -175,7 +188,7 @@ func (b *gatedBody) Read(p []byte) (int, error) {
 	// Set before the last bytes leave: what cannot be told apart counts as
 	// written. That includes the first bytes of a body of unknown length.
 	if b.left <= 0 {
-		b.lease.wrote.Store(true)
+		b.lease.noteWritten()
 	}
 	return n, err
 }

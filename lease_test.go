@@ -342,6 +342,35 @@ func TestWrittenMeansTheWholeBody(t *testing.T) {
 	require.NoError(t, err)
 }
 
+// A call of several requests has to know of each whether it was written.
+func TestWrittenOfAPart(t *testing.T) {
+	t.Parallel()
+	call := testLease()
+	first, second := call.Part(), call.Part()
+	require.Equal(t, call.Call, first.Call)
+	require.True(t, first.Deadline().Equal(call.Deadline()))
+	err := reads(t, first, post(t.Context(), t, "http://nowhere.example", 0), func(r *http.Request) {
+		_, err := io.ReadAll(r.Body)
+		require.NoError(t, err)
+	})
+	require.NoError(t, err)
+	require.True(t, first.Written())
+	require.True(t, call.Written(), "something of the call was")
+	require.False(t, second.Written())
+	require.False(t, call.Part().Written(), "a new request is not")
+}
+
+func TestPartHasTheTimesOfItsCall(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		begin, until time.Duration
+	}{"fresh": {time.Hour, time.Hour}, "begun": {0, time.Hour}, "over": {0, 0}} {
+		call := NewLease("call-1", time.Now(), tc.begin, tc.until)
+		require.Equal(t, call.MayBegin() == nil, call.Part().MayBegin() == nil, name)
+		require.Equal(t, call.mayContinue() == nil, call.Part().mayContinue() == nil, name)
+	}
+}
+
 // Of a body of unknown length any byte may be the last.
 func TestWrittenOfUnknownLength(t *testing.T) {
 	t.Parallel()
