@@ -55,3 +55,10 @@ func (t *Template) Locales(channel Channel) []string {
 	}
 	return locales
 }
+
+// Segments is what an SMS is cut into, each of which is paid for.
+type Segments struct {
+	Encoding string `json:"encoding"` // GSM-7, or UCS-2 where a character needs it
+	Units    int    `json:"units"`    // septets of GSM-7, or UTF-16 units of UCS-2
+	Segments int    `json:"segments"`
+}

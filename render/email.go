@@ -1,13 +1,3 @@
-// Package render turns what a publisher wrote into what a channel carries.
-//
-// It owns the default layouts. It never sends, never stores and never looks
-// anything up; what comes out depends on nothing but what goes in.
-//
-// It promises that text written by people stays text: it is escaped where it
-// lands in HTML, it cannot break a header, and it can neither hold nor form
-// fanfare.UnsubscribeTag. That tag stands in a message exactly where the layout
-// puts it, byte for byte, for the provider to replace. Only http and https
-// links come out.
 package render
 
 import (
@@ -25,8 +15,8 @@ import (
 	"github.com/fanfare-dev/fanfare"
 )
 
-// The layouts hold the unsubscribe tag as literal text: html/template would
-// percent-encode part of it if it came in as data.
+// The layouts hold the tags as literal text: html/template would percent-encode
+// part of them if they came in as data.
 //
 //go:embed email.html.tmpl email.txt.tmpl
 var layouts embed.FS
@@ -39,16 +29,15 @@ const (
 	maxPreheader = 150
 )
 
-// Email renders content to email in the default layout. It is safe for
-// concurrent use.
-type Email struct {
+// email renders content to email in the default layout.
+type email struct {
 	html *html.Template
 	text *text.Template
 }
 
-// NewEmail reads the layout that is built in.
-func NewEmail() *Email {
-	return &Email{
+// newEmail reads the layout that is built in.
+func newEmail() *email {
+	return &email{
 		html: html.Must(html.ParseFS(layouts, "email.html.tmpl")),
 		text: text.Must(text.ParseFS(layouts, "email.txt.tmpl")),
 	}
@@ -60,38 +49,53 @@ type page struct {
 	Paragraphs                            [][]string // lines
 }
 
-// Render makes the message that all recipients of a publication share.
-// topicName tells them who wrote; it may be empty. An error that matches
-// fanfare.ErrInvalid lists every field that cannot be rendered, and any other
-// is a fault of the layout. The result is bounded because content is: at worst
-// (nothing but one-letter paragraphs) HTML is 20 times as long.
-func (e *Email) Render(topicName string, c fanfare.Content) (fanfare.Message, error) {
-	p := page{
-		Topic:      oneLine(topicName),
-		Title:      oneLine(c.Title),
-		Summary:    oneLine(c.Summary),
-		Paragraphs: paragraphs(c.Body),
+// render makes the email that all recipients of a publication share. Its size is
+// bounded because content is: at worst (nothing but one-letter paragraphs) HTML is
+// 20 times as long.
+func (e *email) render(topicName string, c fanfare.Content) (fanfare.Message, error) {
+	title, address, err := essentials(c)
+	if err != nil {
+		return fanfare.Message{}, err
 	}
-	p.Preheader = shorten(p.Summary, maxPreheader)
+	p := page{Topic: oneLine(topicName), Title: title, Summary: oneLine(c.Summary), URL: address, Paragraphs: paragraphs(c.Body)}
+	p.Preheader = shorten(p.Summary, maxPreheader, "…")
+	var asHTML, asText bytes.Buffer
+	if err := e.html.Execute(&asHTML, p); err != nil {
+		return fanfare.Message{}, fmt.Errorf("html: %w", err)
+	}
+	if err := e.text.Execute(&asText, p); err != nil {
+		return fanfare.Message{}, fmt.Errorf("text: %w", err)
+	}
+	return fanfare.Message{Subject: shorten(title, maxSubject, "…"), HTML: asHTML.String(), Text: asText.String()}, nil
+}
+
+// footer is what the default layouts end with, for a template that has no link to
+// unsubscribe.
+func (e *email) footer(name, topicName string) (string, error) {
+	var out bytes.Buffer
+	var err error
+	if p := (page{Topic: oneLine(topicName)}); name == "html" {
+		err = e.html.ExecuteTemplate(&out, "footer", p)
+	} else {
+		err = e.text.ExecuteTemplate(&out, "footer", p)
+	}
+	return out.String(), err
+}
+
+// essentials are what content without a template must have.
+func essentials(c fanfare.Content) (title, address string, err error) {
 	var wrong []fanfare.Violation
-	if p.Title == "" {
+	if title = oneLine(c.Title); title == "" {
 		wrong = append(wrong, fanfare.Violation{Field: "content.title", Detail: "must not be empty"})
 	}
-	var why string
-	if p.URL, why = link(c.URL); why != "" {
+	address, why := link(c.URL)
+	if why != "" {
 		wrong = append(wrong, fanfare.Violation{Field: "content.url", Detail: why})
 	}
 	if len(wrong) > 0 {
-		return fanfare.Message{}, fmt.Errorf("render email: %w", &fanfare.InvalidError{Violations: wrong})
+		return "", "", &fanfare.InvalidError{Violations: wrong}
 	}
-	var asHTML, asText bytes.Buffer
-	if err := e.html.Execute(&asHTML, p); err != nil {
-		return fanfare.Message{}, fmt.Errorf("render email html: %w", err)
-	}
-	if err := e.text.Execute(&asText, p); err != nil {
-		return fanfare.Message{}, fmt.Errorf("render email text: %w", err)
-	}
-	return fanfare.Message{Subject: shorten(p.Title, maxSubject), HTML: asHTML.String(), Text: asText.String()}, nil
+	return title, address, nil
 }
 
 // link checks an address that a button will lead to. why is empty when it may.
@@ -108,17 +112,17 @@ func link(raw string) (clean, why string) {
 	}
 	// Percent-encoded, the tag means the same to whoever serves the link and
 	// nothing to the provider.
-	return unsubscribeTag.ReplaceAllStringFunc(raw, url.QueryEscape), ""
+	return anyTag.ReplaceAllStringFunc(raw, url.QueryEscape), ""
 }
 
-// unsubscribeTag matches the tag in any case: whether a provider minds the case
-// of its tags is not ours to bet on.
-var unsubscribeTag = regexp.MustCompile(`(?i)` + regexp.QuoteMeta(fanfare.UnsubscribeTag))
+// anyTag matches the tags in any case: whether a provider minds the case of its tags
+// is not ours to bet on.
+var anyTag = regexp.MustCompile(`(?i)` + regexp.QuoteMeta(fanfare.UnsubscribeTag) + `|` + regexp.QuoteMeta(fanfare.PreferencesTag))
 
-// disarm breaks the tag up. What it puts there cannot become part of a new tag
+// disarm breaks the tags up. What it puts there cannot become part of a new tag
 // together with its surroundings: it holds no percent sign.
 func disarm(s string) string {
-	return unsubscribeTag.ReplaceAllString(s, "(unsubscribe)")
+	return anyTag.ReplaceAllString(s, "(link)")
 }
 
 // oneLine makes text fit for a header: valid UTF-8 without line breaks and
@@ -155,11 +159,11 @@ func paragraphs(body string) [][]string {
 	return all
 }
 
-// shorten cuts s to n characters, the last one being an ellipsis.
-func shorten(s string, n int) string {
+// shorten cuts s to n characters, the ellipsis among them.
+func shorten(s string, n int, ellipsis string) string {
 	runes := []rune(s)
 	if len(runes) <= n {
 		return s
 	}
-	return strings.TrimSpace(string(runes[:n-1])) + "…"
+	return strings.TrimSpace(string(runes[:n-utf8.RuneCountInString(ellipsis)])) + ellipsis
 }

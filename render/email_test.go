@@ -18,6 +18,11 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files anew")
 
+// email renders content without a template.
+func email(topicName string, c fanfare.Content) (fanfare.Message, error) {
+	return render.New().Render(fanfare.Email, fanfare.Announcement{TopicName: topicName, Content: c}, "")
+}
+
 func article() fanfare.Content {
 	return fanfare.Content{
 		Title:   "Why the tide tables were wrong",
@@ -31,7 +36,7 @@ func article() fanfare.Content {
 
 func TestRenderGolden(t *testing.T) {
 	t.Parallel()
-	m, err := render.NewEmail().Render("The Slow Coast", article())
+	m, err := email("The Slow Coast", article())
 	require.NoError(t, err)
 	require.Equal(t, "Why the tide tables were wrong", m.Subject)
 	for name, got := range map[string]string{"email.html": m.HTML, "email.txt": m.Text} {
@@ -48,26 +53,30 @@ func TestRenderGolden(t *testing.T) {
 // Title and URL are all that a publication must have.
 func TestRenderTheLeast(t *testing.T) {
 	t.Parallel()
-	m, err := render.NewEmail().Render("", fanfare.Content{Title: "Hello", URL: "http://blog.example"})
+	m, err := email("", fanfare.Content{Title: "Hello", URL: "http://blog.example"})
 	require.NoError(t, err)
-	require.Equal(t, "Hello\n\nRead more: http://blog.example\n\n--\nYou get this email because you subscribed.\nUnsubscribe: "+fanfare.UnsubscribeTag+"\n", m.Text)
+	require.Equal(t, "Hello\n\nRead more: http://blog.example\n\n--\nYou get this email because you subscribed.\nUnsubscribe: "+fanfare.UnsubscribeTag+"\nPreferences: "+fanfare.PreferencesTag+"\n", m.Text)
 	require.NotContains(t, m.HTML, "display:none", "no summary, no preheader")
 	require.NotContains(t, m.HTML, "<p ")
 }
 
-func TestRenderKeepsTheTagByteForByte(t *testing.T) {
+var tags = []string{fanfare.UnsubscribeTag, fanfare.PreferencesTag}
+
+func TestRenderKeepsTheTagsByteForByte(t *testing.T) {
 	t.Parallel()
-	m, err := render.NewEmail().Render("The Slow Coast", article())
+	m, err := email("The Slow Coast", article())
 	require.NoError(t, err)
-	require.Equal(t, 1, strings.Count(m.HTML, `href="`+fanfare.UnsubscribeTag+`"`))
-	require.Equal(t, 1, strings.Count(m.HTML, fanfare.UnsubscribeTag))
-	require.Equal(t, 1, strings.Count(m.Text, fanfare.UnsubscribeTag))
+	for _, tag := range tags {
+		require.Equal(t, 1, strings.Count(m.HTML, `href="`+tag+`"`))
+		require.Equal(t, 1, strings.Count(m.HTML, tag))
+		require.Equal(t, 1, strings.Count(m.Text, tag))
+	}
 }
 
 func TestRenderEscapes(t *testing.T) {
 	t.Parallel()
 	evil := `<script>alert("x")</script> & 'co'`
-	m, err := render.NewEmail().Render(evil, fanfare.Content{Title: evil, URL: `https://blog.example/?q="><b>`, Summary: evil, Body: evil})
+	m, err := email(evil, fanfare.Content{Title: evil, URL: `https://blog.example/?q="><b>`, Summary: evil, Body: evil})
 	require.NoError(t, err)
 	for _, tag := range []string{"<script", "<b>", `q="`} {
 		require.NotContains(t, m.HTML, tag)
@@ -86,7 +95,7 @@ func TestRenderSubjectFitsAHeader(t *testing.T) {
 		strings.Repeat("ñ", 200):       strings.Repeat("ñ", 200),
 		strings.Repeat("ñ", 201):       strings.Repeat("ñ", 199) + "…",
 	} {
-		m, err := render.NewEmail().Render("", fanfare.Content{Title: title, URL: "https://blog.example"})
+		m, err := email("", fanfare.Content{Title: title, URL: "https://blog.example"})
 		require.NoError(t, err)
 		require.Equal(t, want, m.Subject)
 	}
@@ -95,7 +104,7 @@ func TestRenderSubjectFitsAHeader(t *testing.T) {
 func TestRenderParagraphs(t *testing.T) {
 	t.Parallel()
 	c := fanfare.Content{Title: "T", URL: "https://blog.example", Body: "\r\n\r\none\r\ntwo\r\n \r\n\r\n\n  three\x07\u2029four\n\n"}
-	m, err := render.NewEmail().Render("", c)
+	m, err := email("", c)
 	require.NoError(t, err)
 	require.Equal(t, 3, strings.Count(m.HTML, "<p "))
 	require.Contains(t, m.HTML, ">one<br>two</p>")
@@ -105,7 +114,7 @@ func TestRenderParagraphs(t *testing.T) {
 
 func TestRenderNamesEveryBadField(t *testing.T) {
 	t.Parallel()
-	_, err := render.NewEmail().Render("", fanfare.Content{Title: " \n", URL: "javascript:alert(1)"})
+	_, err := email("", fanfare.Content{Title: " \n", URL: "javascript:alert(1)"})
 	require.ErrorIs(t, err, fanfare.ErrInvalid)
 	var invalid *fanfare.InvalidError
 	require.ErrorAs(t, err, &invalid)
@@ -121,12 +130,12 @@ func TestRenderRefusesLinks(t *testing.T) {
 		"", "blog.example", "/path", "//blog.example", "mailto:a@b.example", "data:text/html,x", "ftp://blog.example",
 		"https://", "https://:443/", "https://a b.example", "https://blog.example/a b", "https://blog.example/\nx", "java\tscript:x", "https://blog.example/%zz", "https:blog.example",
 	} {
-		_, err := render.NewEmail().Render("", fanfare.Content{Title: "T", URL: bad})
+		_, err := email("", fanfare.Content{Title: "T", URL: bad})
 		require.ErrorIs(t, err, fanfare.ErrInvalid, "%q", bad)
 		require.ErrorContains(t, err, "content.url", "%q", bad)
 	}
 	for _, good := range []string{"HTTPS://Blog.Example/x", " https://blog.example\n", "http://[::1]:8080/x?a[]=1#b", "https://münchen.example/ä"} {
-		_, err := render.NewEmail().Render("", fanfare.Content{Title: "T", URL: good})
+		_, err := email("", fanfare.Content{Title: "T", URL: good})
 		require.NoError(t, err, "%q", good)
 	}
 }
@@ -137,14 +146,14 @@ func TestRenderIsBounded(t *testing.T) {
 	const limit = 256 << 10
 	for _, unit := range []string{"a\n\n", "\"", "a\n"} {
 		c := fanfare.Content{Title: "T", URL: "https://blog.example", Body: strings.Repeat(unit, limit/len(unit))}
-		m, err := render.NewEmail().Render("", c)
+		m, err := email("", c)
 		require.NoError(t, err)
 		require.Less(t, len(m.HTML), 20*limit, "%q", unit)
 		require.Less(t, len(m.Text), 2*limit, "%q", unit)
 	}
 }
 
-// Whatever people write, the tag stands once in each part, and never in the subject.
+// Whatever people write, each tag stands once in each part, and never in the subject.
 func FuzzRenderTag(f *testing.F) {
 	tag := fanfare.UnsubscribeTag
 	f.Add(tag, "", tag)
@@ -154,25 +163,27 @@ func FuzzRenderTag(f *testing.F) {
 	f.Add("\xff[%fanfare_\u200bunsubscribe%]", "?"+tag+tag, "&#91;%fanfare_unsubscribe%&#93;")
 	f.Add("", "\xff", "")
 	f.Add(strings.Repeat("x", 190)+tag, "?[%25fanfare_unsubscribe%25]", tag+tag)
-	e := render.NewEmail()
+	f.Add("[%fanfare_"+fanfare.PreferencesTag+"preferences%]", "?"+fanfare.PreferencesTag, "[%fanfare_"+tag+"preferences%]")
 	f.Fuzz(func(t *testing.T, words, path, body string) {
-		m, err := e.Render(words, fanfare.Content{Title: "T" + words, URL: "https://blog.example/" + path, Summary: words, Body: body})
+		m, err := email(words, fanfare.Content{Title: "T" + words, URL: "https://blog.example/" + path, Summary: words, Body: body})
 		if err != nil {
 			require.ErrorIs(t, err, fanfare.ErrInvalid)
 			return
 		}
-		require.Equal(t, 1, strings.Count(strings.ToLower(m.HTML), tag))
-		require.Equal(t, 1, strings.Count(strings.ToLower(m.Text), tag))
-		require.NotContains(t, strings.ToLower(m.Subject), tag)
+		for _, tag := range tags {
+			require.Equal(t, 1, strings.Count(strings.ToLower(m.HTML), tag))
+			require.Equal(t, 1, strings.Count(strings.ToLower(m.Text), tag))
+			require.NotContains(t, strings.ToLower(m.Subject), tag)
+		}
 		require.False(t, strings.ContainsFunc(m.Subject, unicode.IsControl))
 		require.True(t, utf8.ValidString(m.HTML+m.Text+m.Subject))
 	})
 }
 
 func BenchmarkRender(b *testing.B) {
-	e := render.NewEmail()
+	r := render.New()
 	for b.Loop() {
-		if _, err := e.Render("The Slow Coast", article()); err != nil {
+		if _, err := r.Render(fanfare.Email, fanfare.Announcement{TopicName: "The Slow Coast", Content: article()}, ""); err != nil {
 			b.Fatal(err)
 		}
 	}

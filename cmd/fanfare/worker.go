@@ -90,7 +90,7 @@ func (a *app) work(ctx context.Context, s workerSettings, channels []string, bat
 	if err := worker.Prepare(ctx, temporal, s.TemporalNamespace, log); err != nil {
 		return stopped(err)
 	}
-	cfg.Ledger, cfg.Temporal, cfg.Renderer, cfg.Log = books, temporal, layouts{render.NewEmail()}, log
+	cfg.Ledger, cfg.Temporal, cfg.Renderer, cfg.Log = books, temporal, render.New(), log
 	cfg.Links = activities.Links{PublicURL: s.publicURL(), Secret: s.Secret}
 	cfg.Backoff, cfg.BatchSize = s.RetryFast, batchSize
 	if cfg.Breaker, err = startBreaker(ctx, books, cfg.Senders, s.RetryFast, log); err != nil {
@@ -102,13 +102,6 @@ func (a *app) work(ctx context.Context, s workerSettings, channels []string, bat
 	}
 	log.Info("worker has stopped, and settled what was under way")
 	return nil
-}
-
-// layouts renders what has no template.
-type layouts struct{ email *render.Email }
-
-func (l layouts) Render(_ fanfare.Channel, a fanfare.Announcement, _ string) (fanfare.Message, error) {
-	return l.email.Render(a.TopicName, a.Content)
 }
 
 // ledgerConfig adds the ladder, which only those need who settle.

@@ -1,0 +1,358 @@
+package render
+
+import (
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/fanfare-dev/fanfare"
+)
+
+// The limits of a template.
+const (
+	maxHTML    = 100 << 10 // bytes of an html text: Gmail cuts off what is longer than 102 KB
+	maxText    = 64 << 10  // bytes of any other text
+	maxLocales = 20        // on each channel
+)
+
+// given are the variables that are there beside the data, and may not be in it.
+var given = []string{"topic", "publication", "unsubscribe_url", "preferences_url"}
+
+// parts are the texts that a channel has. The first is needed; of an email also html
+// or text.
+var parts = map[fanfare.Channel][]string{
+	fanfare.Email: {"subject", "html", "text"},
+	fanfare.SMS:   {"text"},
+	fanfare.Push:  {"subject", "text", "url"},
+	fanfare.InApp: {"subject", "text", "url"},
+}
+
+var allParts = []string{"subject", "html", "text", "url"}
+
+func part(t *fanfare.TemplateText, name string) *string {
+	switch name {
+	case "subject":
+		return &t.Subject
+	case "html":
+		return &t.HTML
+	case "text":
+		return &t.Text
+	}
+	return &t.URL
+}
+
+// localeForm is how locales are written: in lower case, a language and perhaps more.
+var localeForm = regexp.MustCompile(`^[a-z]{2,8}(-[a-z0-9]{1,8}){0,3}$`)
+
+// Normalised writes a template's locales as they are compared: "pt_BR" as "pt-br".
+func Normalised(t fanfare.Template) fanfare.Template {
+	t.DefaultLocale = normalLocale(t.DefaultLocale)
+	texts := make(map[fanfare.Channel]map[string]fanfare.TemplateText, len(t.Texts))
+	for channel, locales := range t.Texts {
+		texts[channel] = make(map[string]fanfare.TemplateText, len(locales))
+		for locale, text := range locales {
+			texts[channel][normalLocale(locale)] = text
+		}
+	}
+	t.Texts = texts
+	return t
+}
+
+func normalLocale(locale string) string {
+	return strings.ToLower(strings.ReplaceAll(strings.TrimSpace(locale), "_", "-"))
+}
+
+// Check finds everything that is wrong with a template before there is data: fields
+// begin with "texts". Nil when it may be kept.
+func (r *Renderer) Check(t fanfare.Template) []fanfare.Violation {
+	var c checking
+	if !localeForm.MatchString(t.DefaultLocale) {
+		c.add("default_locale", "must be a locale such as en or pt-br")
+	}
+	if len(t.Texts) == 0 {
+		c.add("texts", "must have a channel: email, sms, push or inapp")
+	}
+	for _, channel := range slices.Sorted(maps.Keys(t.Texts)) {
+		c.channel(channel, t)
+	}
+	return c.found
+}
+
+type checking struct{ found []fanfare.Violation }
+
+func (c *checking) add(field, detail string) {
+	c.found = append(c.found, fanfare.Violation{Field: field, Detail: detail})
+}
+
+func (c *checking) channel(channel fanfare.Channel, t fanfare.Template) {
+	field := "texts." + string(channel)
+	locales := t.Texts[channel]
+	if !channel.Valid() {
+		c.add(field, "is not a channel: there are email, sms, push and inapp")
+		return
+	}
+	if len(locales) > maxLocales {
+		c.add(field, fmt.Sprintf("has %d locales, at most %d are possible", len(locales), maxLocales))
+		return
+	}
+	if _, found := locales[t.DefaultLocale]; !found {
+		c.add(field, "must have a text in the default locale")
+	}
+	for _, locale := range slices.Sorted(maps.Keys(locales)) {
+		if !localeForm.MatchString(locale) {
+			c.add(field+"."+locale, "must be a locale such as en or pt-br")
+			continue
+		}
+		c.text(field+"."+locale, channel, locales[locale])
+	}
+}
+
+func (c *checking) text(field string, channel fanfare.Channel, text fanfare.TemplateText) {
+	has := parts[channel]
+	if *part(&text, has[0]) == "" {
+		c.add(field+"."+has[0], "must not be empty")
+	}
+	if channel == fanfare.Email && text.HTML == "" && text.Text == "" {
+		c.add(field+".html", "must not be empty, unless there is text")
+	}
+	for _, name := range allParts {
+		source := *part(&text, name)
+		limit := maxText
+		if name == "html" {
+			limit = maxHTML
+		}
+		switch {
+		case source == "":
+		case !slices.Contains(has, name):
+			c.add(field+"."+name, "is not carried by this channel")
+		case len(source) > limit:
+			c.add(field+"."+name, fmt.Sprintf("has %d bytes, at most %d are possible", len(source), limit))
+		default:
+			run := newRun(false)
+			if _, err := compile(run.language(), source); err != nil {
+				run.fail(err)
+				c.add(field+"."+name, run.faults[0].sentence())
+			}
+		}
+	}
+}
+
+func (f fault) sentence() string {
+	if f.line > 0 {
+		return fmt.Sprintf("line %d: %s", f.line, f.err)
+	}
+	return f.err.Error()
+}
+
+// Prove renders every channel and locale that a publication asks for, and says
+// everything that is wrong with any of them: what a missing piece of data is called, and
+// where it is missed. Nil when all can be sent.
+func (r *Renderer) Prove(a fanfare.Announcement) error {
+	var all grouped
+	for _, channel := range a.Channels {
+		locales := slices.Sorted(slices.Values(a.Template.Locales(channel)))
+		if a.Template == nil {
+			locales = []string{""}
+		}
+		for _, locale := range locales {
+			_, err := r.Render(channel, a, locale)
+			if err := all.take(err, channel, locale); err != nil {
+				return err
+			}
+		}
+	}
+	return all.err()
+}
+
+// fromTemplate makes a message of the pinned template.
+func (r *Renderer) fromTemplate(channel fanfare.Channel, a fanfare.Announcement, locale string) (fanfare.Message, error) {
+	source, found := a.Template.Texts[channel][a.Template.LocaleFor(channel, strings.TrimSpace(locale))]
+	if !found {
+		return fanfare.Message{}, violation("content.template", fmt.Sprintf("%s version %d has no text for %s in its default locale", a.Template.Name, a.Template.Version, channel))
+	}
+	f := filling{renderer: r, channel: channel, a: a, data: variables(a), links: map[string]string{}}
+	for _, name := range given {
+		if _, taken := a.Content.Data[name]; taken {
+			f.add("content.data."+name, "is a name that templates use for something else")
+		}
+	}
+	if channel == fanfare.Email {
+		f.links["unsubscribe_url"], f.links["preferences_url"] = newLink(), newLink()
+	}
+	m := f.message(source)
+	if len(f.wrong) > 0 {
+		return fanfare.Message{}, &fanfare.InvalidError{Violations: f.wrong}
+	}
+	return m, nil
+}
+
+// variables are what a template can name: the data, what else the content says, and
+// what it is about.
+func variables(a fanfare.Announcement) map[string]any {
+	all := map[string]any{}
+	for name, value := range map[string]string{"title": a.Content.Title, "url": a.Content.URL, "summary": a.Content.Summary, "body": a.Content.Body} {
+		if value != "" {
+			all[name] = value
+		}
+	}
+	maps.Copy(all, a.Content.Data)
+	all["topic"] = map[string]any{"name": a.TopicName}
+	all["publication"] = map[string]any{"key": string(a.Key)}
+	return all
+}
+
+// filling makes one message of a template, and notes everything that is wrong.
+type filling struct {
+	renderer *Renderer
+	channel  fanfare.Channel
+	a        fanfare.Announcement
+	data     map[string]any
+	links    map[string]string
+	wrong    []fanfare.Violation
+}
+
+func (f *filling) add(field, detail string) {
+	v := fanfare.Violation{Field: field, Detail: detail}
+	if !slices.Contains(f.wrong, v) {
+		f.wrong = append(f.wrong, v)
+	}
+}
+
+func (f *filling) message(source fanfare.TemplateText) fanfare.Message {
+	m := fanfare.Message{Subject: oneLine(f.part("subject", source.Subject))}
+	if f.channel == fanfare.Email {
+		m.Subject = shorten(m.Subject, maxSubject, "…")
+		m.HTML = f.withFooter("html", f.part("html", source.HTML))
+		m.Text = f.withFooter("text", f.part("text", source.Text))
+	} else {
+		m.Text = strings.TrimSpace(f.part("text", source.Text))
+		m.URL = f.address(source.URL)
+	}
+	if len(f.wrong) > 0 { // what is empty may be so because of that
+		return m
+	}
+	switch {
+	case f.channel == fanfare.SMS && m.Text == "":
+		f.add("content.template", "sms text: comes out empty")
+	case f.channel != fanfare.SMS && m.Subject == "":
+		f.add("content.template", string(f.channel)+" subject: comes out empty")
+	case f.channel == fanfare.SMS && utf8.RuneCountInString(m.Text) > maxSMS:
+		f.add("content.template", fmt.Sprintf("sms text: comes out with %d characters, an SMS has at most %d", utf8.RuneCountInString(m.Text), maxSMS))
+	case f.channel == fanfare.Push && pushSize(m) > maxPush:
+		f.add("content.template", fmt.Sprintf("push: words and link come out with %d bytes, at most %d are possible", pushSize(m), maxPush))
+	}
+	return m
+}
+
+// part renders one text.
+func (f *filling) part(name, source string) string {
+	if source == "" {
+		return ""
+	}
+	run := newRun(name == "html")
+	run.links = f.links
+	out := disarm(run.fill(source, f.data))
+	for _, path := range run.missing {
+		root, _, _ := strings.Cut(path, ".")
+		switch {
+		case slices.Contains(given, root) && !strings.HasPrefix(path, root+"."):
+			f.add("content.template", fmt.Sprintf("%s %s: there is no %s on this channel", f.channel, name, path))
+		case slices.Contains(given, root):
+			f.add("content.template", fmt.Sprintf("%s %s: there is no %s", f.channel, name, path))
+		default:
+			f.add("content.data."+path, "is missing")
+		}
+	}
+	for _, fault := range run.faults {
+		f.add("content.template", fmt.Sprintf("%s %s: %s", f.channel, name, fault.sentence()))
+	}
+	return out
+}
+
+// withFooter puts the tags where their variables stood, and the standard footer into an
+// email that has no link to unsubscribe.
+func (f *filling) withFooter(name, out string) string {
+	if out == "" {
+		return ""
+	}
+	tags := strings.NewReplacer(f.links["unsubscribe_url"], fanfare.UnsubscribeTag, f.links["preferences_url"], fanfare.PreferencesTag)
+	if strings.Contains(out, f.links["unsubscribe_url"]) {
+		return tags.Replace(out)
+	}
+	footer, err := f.renderer.email.footer(name, f.a.TopicName)
+	if err != nil {
+		f.add("content.template", "the footer cannot be rendered")
+	}
+	out = tags.Replace(out)
+	if name == "text" {
+		return strings.TrimRight(out, "\n") + "\n\n" + footer
+	}
+	if ends := bodyEnd.FindAllStringIndex(out, -1); ends != nil {
+		at := ends[len(ends)-1][0]
+		return out[:at] + footer + out[at:]
+	}
+	return out + "\n" + footer
+}
+
+var bodyEnd = regexp.MustCompile(`(?i)</body\s*>`)
+
+// address renders a url; without one it is the content's, where that has one.
+func (f *filling) address(source string) string {
+	raw := f.part("url", source)
+	if source == "" {
+		raw = f.a.Content.URL
+	}
+	if raw == "" || f.channel == fanfare.SMS {
+		return ""
+	}
+	clean, why := link(raw)
+	if why != "" && len(f.wrong) == 0 {
+		f.add("content.template", string(f.channel)+" url: "+why)
+	}
+	return clean
+}
+
+// grouped puts the same violations of several channels and locales together.
+type grouped struct {
+	order []fanfare.Violation
+	where map[fanfare.Violation][]string
+}
+
+// take keeps what is wrong; any other error is given back.
+func (g *grouped) take(err error, channel fanfare.Channel, locale string) error {
+	if err == nil {
+		return nil
+	}
+	violations, ok := violationsOf(err)
+	if !ok {
+		return err
+	}
+	at := string(channel)
+	if locale != "" {
+		at += ", " + locale
+	}
+	if g.where == nil {
+		g.where = map[fanfare.Violation][]string{}
+	}
+	for _, v := range violations {
+		if g.where[v] == nil {
+			g.order = append(g.order, v)
+		}
+		g.where[v] = append(g.where[v], at)
+	}
+	return nil
+}
+
+func (g *grouped) err() error {
+	if len(g.order) == 0 {
+		return nil
+	}
+	all := make([]fanfare.Violation, len(g.order))
+	for i, v := range g.order {
+		all[i] = fanfare.Violation{Field: v.Field, Detail: v.Detail + " (" + strings.Join(g.where[v], "; ") + ")"}
+	}
+	return &fanfare.InvalidError{Violations: all}
+}
