@@ -196,7 +196,7 @@ moved AS (
   FROM gate, decided d LEFT JOIN lot ON d.reason IS NULL AND lot.alone = d.alone AND lot.locale = d.locale ORDER BY d.subscriber_number
 )
 SELECT lot.call_id, lot.locale, d.subscriber_number, COALESCE(d.address, ''), d.devices
-FROM decided d JOIN lot USING (alone, locale) WHERE d.reason IS NULL ORDER BY lot.call_id, d.subscriber_number`
+FROM decided d JOIN lot USING (alone, locale) WHERE d.reason IS NULL ORDER BY lot.first, d.subscriber_number`
 
 	// Who was to be sent to again without evidence may have been sent to: not
 	// skipped, but dead, from where proof can still come.
@@ -220,7 +220,7 @@ skipped AS MATERIALIZED (
 )
 SELECT lot.call_id, lot.locale, d.subscriber_number, COALESCE(d.address, ''), d.devices FROM decided d JOIN lot USING (alone, locale)
 WHERE d.reason IS NULL AND (d.subscriber_number IN (SELECT subscriber_number FROM written WHERE state = 'sending')) IS TRUE
-ORDER BY lot.call_id, d.subscriber_number`
+ORDER BY lot.first, d.subscriber_number`
 )
 
 // reach is how a channel reaches a subscriber p: the columns address, address_hash,
