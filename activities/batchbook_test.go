@@ -334,6 +334,13 @@ func (r renderer) Render(_ fanfare.Channel, a fanfare.Announcement, locale strin
 	return fanfare.Message{Subject: a.TopicName + ": " + a.Content.Title + locale}, r.err
 }
 
+// text renders what is only text.
+type text struct{}
+
+func (text) Render(_ fanfare.Channel, a fanfare.Announcement, locale string) (fanfare.Message, error) {
+	return fanfare.Message{Text: a.TopicName + ": " + a.Content.Title + locale}, nil
+}
+
 // desk runs activities as a worker would, and keeps what they log.
 type desk struct {
 	*activities.Sending

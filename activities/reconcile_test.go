@@ -18,16 +18,16 @@ import (
 
 // doubtBook plays the ledger's doubts and notes what is done with them.
 type doubtBook struct {
-	activities.Prover
-	due      []fanfare.Doubt
-	next     *time.Duration
-	limits   []int
-	did      []string
-	err      error // of whatever is written
-	settled  fanfare.Result
-	extended bool
-	after    time.Duration
-	note     string
+	unattached func(context.Context, []string) ([]string, error)
+	due        []fanfare.Doubt
+	next       *time.Duration
+	limits     []int
+	did        []string
+	err        error // of whatever is written
+	settled    fanfare.Result
+	extended   bool
+	after      time.Duration
+	note       string
 }
 
 func (b *doubtBook) Doubts(_ context.Context, id fanfare.PublicationID, channel fanfare.Channel, limit int) ([]fanfare.Doubt, *time.Duration, error) {
@@ -51,6 +51,10 @@ func (b *doubtBook) ApplyPolicy(_ context.Context, d fanfare.Doubt) error {
 func (b *doubtBook) Settle(_ context.Context, ref fanfare.BatchRef, call fanfare.CallID, r fanfare.Result) (fanfare.BatchTally, error) {
 	b.did, b.settled = append(b.did, fmt.Sprintf("settle %s of batch %d", call, ref.N)), r
 	return fanfare.BatchTally{}, b.err
+}
+
+func (b *doubtBook) Unattached(ctx context.Context, messages []string) ([]string, error) {
+	return b.unattached(ctx, messages)
 }
 
 // shown plays a provider's look-up: what it shows, by call, and "fails" for a
@@ -88,7 +92,7 @@ var callEnded = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 func reconcile(t *testing.T, book *doubtBook, lookUps map[string]activities.LookUp) (activities.ReconcileResult, error) {
 	t.Helper()
 	logs := new(bytes.Buffer)
-	r := &activities.Reconciling{Doubter: book, Prover: book, LookUps: lookUps, Log: slog.New(slog.NewTextHandler(logs, nil))}
+	r := &activities.Reconciling{Doubter: book, Prover: book, Planner: newBatchBook(1), Renderer: text{}, LookUps: lookUps, Log: slog.New(slog.NewTextHandler(logs, nil))}
 	var suite testsuite.WorkflowTestSuite
 	env := suite.NewTestActivityEnvironment()
 	env.RegisterActivity(r)

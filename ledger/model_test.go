@@ -95,13 +95,16 @@ func newModel(w *world, run int) *model {
 
 // claimed notes a claim: of candidates, those who left are skipped, and the
 // others must be what the ledger claimed.
-func (m *model) claimed(t *rapid.T, c claimed, candidates []int) {
-	want := []int{}
+func (m *model) claimed(t *rapid.T, c fanfare.Claim, single bool, candidates []int) {
+	var want, got []int
 	for _, i := range candidates {
 		p := &m.people[i]
 		switch {
 		case !m.left[i]:
 			*p = recipient{state: "sending", call: len(m.calls), resends: p.resends, attempts: p.attempts}
+			if single {
+				p.call += len(want)
+			}
 			want = append(want, i+1)
 		case p.resends > 0:
 			*p = recipient{state: "dead", reason: "doubt_held", call: p.call, resends: p.resends, attempts: p.attempts}
@@ -109,53 +112,74 @@ func (m *model) claimed(t *rapid.T, c claimed, candidates []int) {
 			*p = recipient{state: "skipped", reason: "unsubscribed", call: p.call, attempts: p.attempts}
 		}
 	}
-	if diff := cmp.Diff(want, numbers(c)); diff != "" {
+	for _, call := range c.Calls {
+		m.calls = append(m.calls, modelCall{id: call.ID})
+		for _, r := range call.Recipients {
+			got = append(got, int(r.Number))
+		}
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
 		t.Fatal("claimed are others than in the model:\n", diff)
 	}
-	if len(want) > 0 {
-		m.calls = append(m.calls, modelCall{id: c.Call})
+	if !single && len(c.Calls) > 1 || single && len(c.Calls) != len(want) {
+		t.Fatal(len(c.Calls), "calls for", len(want))
 	}
+}
+
+// wanted is a claim for one call, or for one call each.
+func (m *model) wanted(t *rapid.T) fanfare.Wanted {
+	return fanfare.Wanted{Provider: "sendgrid", Limit: rapid.IntRange(1, 5).Draw(t, "limit"), Single: rapid.Bool().Draw(t, "single")}
 }
 
 func (m *model) claimNew(t *rapid.T) {
-	limit := rapid.IntRange(1, 5).Draw(t, "limit")
-	c := m.w.claimNew(m.ref, limit)
+	wanted := m.wanted(t)
+	c, err := m.w.ClaimNew(m.w.t.Context(), m.ref, wanted)
+	require.NoError(t, err)
 	candidates := []int{}
-	for ; m.running() && len(candidates) < limit && m.cursor < modelled; m.cursor++ {
+	for ; m.running() && len(candidates) < wanted.Limit && m.cursor < modelled; m.cursor++ {
 		candidates = append(candidates, m.cursor)
 	}
-	m.claimed(t, c, candidates)
+	m.claimed(t, c, wanted.Single, candidates)
 }
 
 func (m *model) claimDue(t *rapid.T) {
-	limit := rapid.IntRange(1, 5).Draw(t, "limit")
-	c := m.w.claimDue(m.ref, limit)
+	wanted := m.wanted(t)
+	c, err := m.w.ClaimDue(m.w.t.Context(), m.ref, wanted, everyone)
+	require.NoError(t, err)
 	candidates := []int{}
-	for i := 0; m.running() && i < m.cursor && len(candidates) < limit; i++ {
+	for i := 0; m.running() && i < m.cursor && len(candidates) < wanted.Limit; i++ {
 		if m.people[i].state == "pending" {
 			candidates = append(candidates, i)
 		}
 	}
-	m.claimed(t, c, candidates)
+	m.claimed(t, c, wanted.Single, candidates)
 }
 
 func (m *model) running() bool { return !m.stopped && !m.finished }
 
+// settle settles a call or several at once, of which at most one recipient is
+// rejected by name: whichever call has them then.
 func (m *model) settle(t *rapid.T) {
 	if len(m.calls) == 0 {
 		t.Skip("no call")
 	}
-	n := rapid.SampledFrom(m.unsure()).Draw(t, "call")
-	kind := rapid.SampledFrom([]fanfare.OutcomeKind{
-		fanfare.OutcomeAccepted, fanfare.OutcomeAccepted, fanfare.OutcomeRejected, fanfare.OutcomeThrottled, fanfare.OutcomeUnavailable, fanfare.OutcomeAmbiguous, fanfare.OutcomeReleased,
-	}).Draw(t, "outcome")
 	rejected := rapid.IntRange(0, 2*modelled).Draw(t, "rejected by name") // more often nobody
-	r := result(kind)
-	if rejected < modelled {
-		r.Named = map[fanfare.SubscriberNumber]fanfare.Outcome{fanfare.SubscriberNumber(rejected + 1): {Kind: fanfare.OutcomeRejected, Code: "550"}}
+	var all []fanfare.Settlement
+	places := rapid.SliceOfNDistinct(rapid.SampledFrom(m.unsure()), 1, 3, rapid.ID[int]).Draw(t, "calls")
+	for i, n := range places {
+		kind := rapid.SampledFrom([]fanfare.OutcomeKind{
+			fanfare.OutcomeAccepted, fanfare.OutcomeAccepted, fanfare.OutcomeRejected, fanfare.OutcomeThrottled, fanfare.OutcomeUnavailable, fanfare.OutcomeAmbiguous, fanfare.OutcomeReleased,
+		}).Draw(t, "outcome")
+		r := result(kind)
+		if rejected < modelled && i == 0 {
+			r.Named = map[fanfare.SubscriberNumber]fanfare.Outcome{fanfare.SubscriberNumber(rejected + 1): {Kind: fanfare.OutcomeRejected, Code: "550"}}
+		}
+		all = append(all, fanfare.Settlement{Call: m.calls[n].id, Result: r})
 	}
-	m.w.settleWith(m.ref, m.calls[n].id, r)
-	m.settled(n, kind, rejected)
+	m.w.settleAll(m.ref, all...)
+	for i, n := range places {
+		m.settled(n, all[i].Result.Outcome.Kind, rejected)
+	}
 }
 
 // unsure are the calls that can still change something, and the last.
