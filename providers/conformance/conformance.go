@@ -113,6 +113,8 @@ const (
 	RefusalBrokenOff Situation = "refusal broken off"
 	// RefusalForeign is Throttled with the page of a proxy instead of the body.
 	RefusalForeign Situation = "refusal of a proxy"
+	// Foreign: what answers does not speak HTTP, and repeats what it heard.
+	Foreign Situation = "foreign"
 	// Redirected: it names another address of its own to go to.
 	Redirected Situation = "redirected"
 )
@@ -206,6 +208,7 @@ var (
 		{"unavailable for a time", Unavailable, unavailableFor},
 		{"refusal broken off", RefusalBrokenOff, refusalIn(RefusalBrokenOff)},
 		{"refusal of a proxy", RefusalForeign, refusalIn(RefusalForeign)},
+		{"answered in another protocol", Foreign, inDoubt(Foreign)},
 		{"redirect not followed", Redirected, redirected},
 		{"connections are used again", Accepted, usedAgain},
 	}

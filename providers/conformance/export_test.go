@@ -29,6 +29,9 @@ func Failures(tb testing.TB, s Subject, names []string) []string {
 	return failed
 }
 
+// Updating reports whether golden files are written anew.
+func Updating() bool { return *update }
+
 // witness remembers that a test failed, and lets it pass.
 type witness struct {
 	testing.TB

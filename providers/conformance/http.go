@@ -74,7 +74,7 @@ func (h HTTP) serve(w http.ResponseWriter, r *http.Request, stage *Stage) {
 // acts is the cue with the situation whose answer is given in this one.
 func acts(cue Cue) Cue {
 	switch cue.Situation {
-	case Cut, Silent, BrokenOff:
+	case Cut, Silent, BrokenOff, Foreign:
 		cue.Situation = Accepted
 	case RefusalBrokenOff, RefusalForeign, Redirected:
 		cue.Situation = Throttled
@@ -92,6 +92,13 @@ func perform(w http.ResponseWriter, r *http.Request, stage *Stage, cue Cue, answ
 		case <-stage.Over():
 		}
 		panic(http.ErrAbortHandler)
+	case Foreign:
+		if conn, _, err := http.NewResponseController(w).Hijack(); err == nil {
+			// In one word, which net/http repeats.
+			_, _ = io.WriteString(conn, strings.ReplaceAll(cue.Gossip, " ", "-")+"\r\n\r\n")
+			_ = conn.Close()
+		}
+		return
 	case Redirected:
 		w.Header().Set("Location", "/elsewhere")
 		w.WriteHeader(http.StatusTemporaryRedirect) // the one that keeps method and body

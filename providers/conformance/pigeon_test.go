@@ -7,8 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
-	"net/url"
 	"strconv"
 	"testing"
 	"time"
@@ -84,18 +84,30 @@ func encode(call fanfare.Call) []byte {
 
 // unanswered judges a call that got no answer by how far it came.
 func unanswered(ctx context.Context, err error) fanfare.Outcome {
-	var outer *url.Error
-	if errors.As(err, &outer) {
-		err = outer.Err // without the URL
-	}
 	lease := fanfare.LeaseFrom(ctx)
 	switch {
 	case lease == nil || lease.Written():
-		return fanfare.Outcome{Kind: fanfare.OutcomeAmbiguous, Detail: "the request was written and no answer came: " + err.Error()}
+		return fanfare.Outcome{Kind: fanfare.OutcomeAmbiguous, Detail: "the request was written and no answer came: " + reason(err)}
 	case errors.Is(err, fanfare.ErrTooLate), errors.Is(err, context.Canceled):
-		return fanfare.Outcome{Kind: fanfare.OutcomeReleased, Detail: "the request was not written whole: " + err.Error()}
+		return fanfare.Outcome{Kind: fanfare.OutcomeReleased, Detail: "the request was not written whole: " + reason(err)}
 	default:
-		return fanfare.Outcome{Kind: fanfare.OutcomeUnavailable, Detail: "Pigeon Post was not reached: " + err.Error()}
+		return fanfare.Outcome{Kind: fanfare.OutcomeUnavailable, Detail: "Pigeon Post was not reached: " + reason(err)}
+	}
+}
+
+// reason puts an error in words that are ours: others hold the URL, or what the other
+// end said.
+func reason(err error) string {
+	var network *net.OpError
+	switch {
+	case errors.Is(err, fanfare.ErrTooLate):
+		return fanfare.ErrTooLate.Error()
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return "the call's time was over"
+	case errors.As(err, &network):
+		return network.Err.Error()
+	default:
+		return "an error in the conversation"
 	}
 }
 
@@ -179,7 +191,7 @@ func call(n int) fanfare.Call {
 		Message: fanfare.Message{Subject: "Why the tide tables were wrong", Text: "Nobody had noticed for eighty years that they were wrong."},
 	}
 	for i := range n {
-		c.Recipients = append(c.Recipients, fanfare.Recipient{Number: fanfare.SubscriberNumber(i + 1), Address: fmt.Sprintf("loft %d, Harbour Street", i)})
+		c.Recipients = append(c.Recipients, fanfare.Recipient{Number: fanfare.SubscriberNumber(i + 1), Address: fmt.Sprintf("loft-%d.harbour-street", i)})
 	}
 	return c
 }

@@ -184,7 +184,7 @@ func TestEveryFaultIsFound(t *testing.T) {
 			[]string{"the only one refused for good", "failed", "throttled", "connection refused"},
 		},
 		"tells of a neighbour": {
-			named(func(place int, own *fanfare.Outcome) { own.Detail = fmt.Sprintf("loft %d, Harbour Street", place) }),
+			named(func(place int, own *fanfare.Outcome) { own.Detail = fmt.Sprintf("loft-%d.harbour-street", place) }),
 			[]string{"one bad among many, named"},
 		},
 		"tells a part of the message": {
@@ -294,6 +294,9 @@ func TestEveryFaultIsFound(t *testing.T) {
 					c.Message.Text = strings.Repeat(c.Message.Text, 10)
 					return c
 				}
+			}
+			if slices.Contains(fault.found, "golden request") && conformance.Updating() {
+				return // it would be written as the fault has it
 			}
 			require.ElementsMatch(t, fault.found, conformance.Failures(t, s, fault.found))
 		})
