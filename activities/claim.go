@@ -198,8 +198,8 @@ func (r *run) lease(by []*route, claim func() (fanfare.Claim, error)) ([]*leased
 		return nil, c.Tally, err
 	}
 	won := make([]*leased, len(c.Calls))
-	for i, call := range c.Calls {
-		won[i] = &leased{ClaimedCall: call, lease: fanfare.NewLease(call.ID, start, c.BeginWithin, c.CallWithin), by: by[i]}
+	for i, each := range by[:len(c.Calls)] {
+		won[i] = &leased{ClaimedCall: c.Calls[i], lease: fanfare.NewLease(c.Calls[i].ID, start, c.BeginWithin, c.CallWithin), by: each}
 	}
 	return won, c.Tally, nil
 }

@@ -68,9 +68,9 @@ func lockAddresses(ctx context.Context, tx pgx.Tx, s fanfare.Subscriber) error {
 	if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock_shared(`+addressLock+`)`); err != nil {
 		return err
 	}
-	tokens := make([]string, len(s.Devices))
-	for i, d := range s.Devices {
-		tokens[i] = d.Token
+	addresses := []string{s.Email, s.Phone}
+	for _, d := range s.Devices {
+		addresses = append(addresses, d.Token)
 	}
 	_, err := tx.Exec(ctx, `
 		SELECT pg_advisory_xact_lock(a.key) FROM (
@@ -78,7 +78,7 @@ func lockAddresses(ctx context.Context, tx pgx.Tx, s fanfare.Subscriber) error {
 		    SELECT unnest(ARRAY[email, phone]) FROM subscribers WHERE external_id = $1
 		    UNION ALL SELECT d.token FROM devices d JOIN subscribers USING (subscriber_number) WHERE external_id = $1
 		    UNION ALL SELECT unnest($2::text[])) e (address)
-		  WHERE address <> '' ORDER BY key) a`, s.ID, append(tokens, s.Email, s.Phone))
+		  WHERE address <> '' ORDER BY key) a`, s.ID, addresses)
 	return err
 }
 
