@@ -22,6 +22,7 @@ var (
 	ErrChannelOff     = errors.New("channel is off")
 	ErrUnknownTopic   = errors.New("unknown topic")
 	ErrLinkTampered   = errors.New("link was not signed here")
+	ErrTokenExpired   = errors.New("the token has expired")
 	ErrBadSignature   = errors.New("the signature is not valid")
 	ErrStaleSignature = errors.New("the signature is too old")
 	ErrBooksUnequal   = errors.New("the books do not balance")

@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"fmt"
+	"time"
 )
 
 // Secret signs links and tokens. It never prints.
@@ -26,41 +27,117 @@ type UnsubscribeLink struct {
 	Number SubscriberNumber
 }
 
+// PreferencesLink says whose preferences page a link opens, and about which topic.
+// Messages are passed on, and their links with them: the page therefore shows this
+// topic and no other that the person reads. Topic is 0 in a message without one.
+type PreferencesLink struct {
+	Topic  TopicID
+	Number SubscriberNumber
+}
+
+// SubscriberToken is the right to act as one subscriber until it expires.
+type SubscriberToken struct {
+	Number  SubscriberNumber
+	Expires time.Time // to the second
+}
+
+// purpose keeps a signature that was made for one thing from serving another.
+type purpose string
+
+// The purposes. None begins with another.
 const (
-	linkPurpose = "fanfare unsubscribe 1" // keeps one purpose's signature from serving another
-	linkMAC     = 16                      // bytes; half of SHA-256, still beyond guessing
+	toUnsubscribe     purpose = "fanfare unsubscribe 1"
+	toPrefer          purpose = "fanfare preferences 1"
+	toActAsSubscriber purpose = "fanfare subscriber 1"
 )
+
+const tokenMAC = 16 // bytes; half of SHA-256, still beyond guessing
 
 // Token signs the link. It does not expire: a person may unsubscribe by a mail
 // of any age.
 func (u UnsubscribeLink) Token(secret Secret) string {
-	payload := binary.AppendUvarint(nil, uint64(u.Topic))
-	payload = binary.AppendUvarint(payload, uint64(u.Number))
-	return base64.RawURLEncoding.EncodeToString(append(payload, linkSignature(secret, payload)...))
+	return writeToken(secret, toUnsubscribe, uint64(u.Topic), uint64(u.Number))
 }
 
 // ParseUnsubscribeToken checks a token's signature and reads it. Anything that was not
 // signed with this secret is ErrLinkTampered.
 func ParseUnsubscribeToken(secret Secret, token string) (UnsubscribeLink, error) {
-	raw, err := base64.RawURLEncoding.DecodeString(token)
-	if err != nil || len(raw) <= linkMAC {
-		return UnsubscribeLink{}, fmt.Errorf("parse unsubscribe token: %w", ErrLinkTampered)
-	}
-	payload, mac := raw[:len(raw)-linkMAC], raw[len(raw)-linkMAC:]
-	if !hmac.Equal(mac, linkSignature(secret, payload)) {
-		return UnsubscribeLink{}, fmt.Errorf("parse unsubscribe token: %w", ErrLinkTampered)
-	}
-	topic, n := binary.Uvarint(payload)
-	number, m := binary.Uvarint(payload[max(n, 0):])
-	if n <= 0 || m <= 0 || n+m != len(payload) {
-		return UnsubscribeLink{}, fmt.Errorf("parse unsubscribe token: %w", ErrLinkTampered)
+	var topic, number uint64
+	if err := readToken(secret, toUnsubscribe, token, &topic, &number); err != nil {
+		return UnsubscribeLink{}, fmt.Errorf("parse unsubscribe token: %w", err)
 	}
 	return UnsubscribeLink{Topic: TopicID(topic), Number: SubscriberNumber(number)}, nil
 }
 
-func linkSignature(secret Secret, payload []byte) []byte {
+// Token signs the link. It does not expire: the way out that a message shows must
+// work as long as the message is kept. What it opens is small for that.
+func (p PreferencesLink) Token(secret Secret) string {
+	return writeToken(secret, toPrefer, uint64(p.Topic), uint64(p.Number))
+}
+
+// ParsePreferencesToken checks a token's signature and reads it. Anything that was not
+// signed with this secret is ErrLinkTampered.
+func ParsePreferencesToken(secret Secret, token string) (PreferencesLink, error) {
+	var topic, number uint64
+	if err := readToken(secret, toPrefer, token, &topic, &number); err != nil {
+		return PreferencesLink{}, fmt.Errorf("parse preferences token: %w", err)
+	}
+	return PreferencesLink{Topic: TopicID(topic), Number: SubscriberNumber(number)}, nil
+}
+
+// Sign makes the token's text.
+func (s SubscriberToken) Sign(secret Secret) string {
+	return writeToken(secret, toActAsSubscriber, uint64(s.Number), uint64(s.Expires.Unix()))
+}
+
+// ParseSubscriberToken checks a token's signature and reads it. Anything that was not
+// signed with this secret is ErrLinkTampered; what was and is over by now, ErrTokenExpired.
+func ParseSubscriberToken(secret Secret, token string, now time.Time) (SubscriberToken, error) {
+	var number, expires uint64
+	if err := readToken(secret, toActAsSubscriber, token, &number, &expires); err != nil {
+		return SubscriberToken{}, fmt.Errorf("parse subscriber token: %w", err)
+	}
+	s := SubscriberToken{Number: SubscriberNumber(number), Expires: time.Unix(int64(expires), 0).UTC()}
+	if !now.Before(s.Expires) {
+		return SubscriberToken{}, fmt.Errorf("parse subscriber token: %w", ErrTokenExpired)
+	}
+	return s, nil
+}
+
+func writeToken(secret Secret, p purpose, numbers ...uint64) string {
+	var payload []byte
+	for _, n := range numbers {
+		payload = binary.AppendUvarint(payload, n)
+	}
+	return base64.RawURLEncoding.EncodeToString(append(payload, signature(secret, p, payload)...))
+}
+
+// readToken reads what writeToken wrote, for the same purpose and as many numbers.
+func readToken(secret Secret, p purpose, token string, numbers ...*uint64) error {
+	raw, err := base64.RawURLEncoding.DecodeString(token)
+	if err != nil || len(raw) <= tokenMAC {
+		return ErrLinkTampered
+	}
+	payload, mac := raw[:len(raw)-tokenMAC], raw[len(raw)-tokenMAC:]
+	if !hmac.Equal(mac, signature(secret, p, payload)) {
+		return ErrLinkTampered
+	}
+	for _, number := range numbers {
+		n := 0
+		if *number, n = binary.Uvarint(payload); n <= 0 {
+			return ErrLinkTampered
+		}
+		payload = payload[n:]
+	}
+	if len(payload) > 0 {
+		return ErrLinkTampered
+	}
+	return nil
+}
+
+func signature(secret Secret, p purpose, payload []byte) []byte {
 	mac := hmac.New(sha256.New, []byte(secret))
-	mac.Write([]byte(linkPurpose))
+	mac.Write([]byte(p))
 	mac.Write(payload)
-	return mac.Sum(nil)[:linkMAC]
+	return mac.Sum(nil)[:tokenMAC]
 }

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"math"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -65,6 +66,68 @@ func TestUnsubscribeTokensDiffer(t *testing.T) {
 			seen[token] = true
 		}
 	}
+}
+
+func TestPreferencesTokenRoundTrip(t *testing.T) {
+	t.Parallel()
+	for _, link := range []fanfare.PreferencesLink{{Topic: 1, Number: 1}, {Number: 42}, {Topic: math.MaxInt64, Number: math.MaxInt64}} {
+		token := link.Token(secret)
+		require.Regexp(t, `^[A-Za-z0-9_-]{24,48}$`, token, "it must stand in a URL and in HTML as it is")
+		got, err := fanfare.ParsePreferencesToken(secret, token)
+		require.NoError(t, err)
+		require.Equal(t, link, got)
+		_, err = fanfare.ParsePreferencesToken(secret+"!", token)
+		require.ErrorIs(t, err, fanfare.ErrLinkTampered)
+	}
+}
+
+func TestSubscriberTokenHoldsUntilItExpires(t *testing.T) {
+	t.Parallel()
+	expires := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	want := fanfare.SubscriberToken{Number: 42, Expires: expires}
+	token := want.Sign(secret)
+	got, err := fanfare.ParseSubscriberToken(secret, token, expires.Add(-time.Nanosecond))
+	require.NoError(t, err)
+	require.Equal(t, want, got)
+	for _, now := range []time.Time{expires, expires.Add(time.Hour)} {
+		_, err = fanfare.ParseSubscriberToken(secret, token, now)
+		require.ErrorIs(t, err, fanfare.ErrTokenExpired)
+		require.NotErrorIs(t, err, fanfare.ErrLinkTampered)
+		_, err = fanfare.ParseSubscriberToken(secret+"!", token, now)
+		require.ErrorIs(t, err, fanfare.ErrLinkTampered, "what was not signed here has not expired either")
+	}
+}
+
+// TestTokensServeOnePurpose passes each kind of token off as every other. All three hold
+// two numbers, so that only the purpose keeps them apart.
+func TestTokensServeOnePurpose(t *testing.T) {
+	t.Parallel()
+	now := time.Unix(1, 0)
+	tokens := []string{
+		fanfare.UnsubscribeLink{Topic: 7, Number: 1 << 40}.Token(secret),
+		fanfare.PreferencesLink{Topic: 7, Number: 1 << 40}.Token(secret),
+		fanfare.SubscriberToken{Number: 7, Expires: time.Unix(1<<40, 0)}.Sign(secret),
+	}
+	readers := []func(string) error{
+		func(s string) error { _, err := fanfare.ParseUnsubscribeToken(secret, s); return err },
+		func(s string) error { _, err := fanfare.ParsePreferencesToken(secret, s); return err },
+		func(s string) error { _, err := fanfare.ParseSubscriberToken(secret, s, now); return err },
+	}
+	for i, token := range tokens {
+		for j, read := range readers {
+			if i == j {
+				require.NoError(t, read(token))
+			} else {
+				require.ErrorIs(t, read(token), fanfare.ErrLinkTampered, "token %d read as %d", i, j)
+			}
+		}
+	}
+}
+
+// TestUnsubscribeTokenStaysWhatItWas reads a link of a mail that was sent long ago.
+func TestUnsubscribeTokenStaysWhatItWas(t *testing.T) {
+	t.Parallel()
+	require.Equal(t, "KsDEB2J119eNfyFn7C_dUDbzCZE", fanfare.UnsubscribeLink{Topic: 42, Number: 123_456}.Token(secret))
 }
 
 func TestSecretNeverPrints(t *testing.T) {

@@ -12,7 +12,9 @@ import (
 
 // Topics keeps topics and who is subscribed to them.
 type Topics interface {
-	PutTopic(ctx context.Context, topic fanfare.Topic, name string) (created bool, err error)
+	// PutTopic creates a topic or changes it. Defaults that are not given are as before;
+	// it answers all of them.
+	PutTopic(ctx context.Context, topic fanfare.Topic, name string, defaults map[fanfare.Channel]bool) (standing map[fanfare.Channel]bool, created bool, err error)
 	Subscribe(ctx context.Context, topic fanfare.Topic, id fanfare.SubscriberID) (created bool, err error)
 	Unsubscribe(ctx context.Context, topic fanfare.Topic, id fanfare.SubscriberID) error
 }
@@ -34,11 +36,11 @@ func (a *audience) PutTopic(c echo.Context, topic fanfare.Topic) error {
 	if err := decode(c, &body); err != nil {
 		return err
 	}
-	created, err := a.topics.PutTopic(c.Request().Context(), topic, body.Name)
+	defaults, created, err := a.topics.PutTopic(c.Request().Context(), topic, body.Name, chosen(body.Defaults))
 	if err != nil {
 		return err
 	}
-	return c.JSON(putStatus(created), api.Topic{Topic: topic, Name: body.Name})
+	return c.JSON(putStatus(created), api.Topic{Topic: topic, Name: body.Name, Defaults: defaults})
 }
 
 func (a *audience) Subscribe(c echo.Context, topic fanfare.Topic, id fanfare.SubscriberID) error {

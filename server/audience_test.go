@@ -17,7 +17,9 @@ func TestTopics(t *testing.T) {
 	r := start(t)
 	got := r.send(t, http.MethodPut, "/v1/topics/writer-2", `{"name": "Grace Hopper"}`)
 	require.Equal(t, http.StatusCreated, got.status)
-	require.JSONEq(t, `{"topic": "writer-2", "name": "Grace Hopper"}`, string(got.body))
+	require.JSONEq(t, `{"topic": "writer-2", "name": "Grace Hopper", "defaults": {"email": true, "sms": true, "push": true, "inapp": true}}`, string(got.body))
+	got = r.send(t, http.MethodPut, "/v1/topics/writer-2", `{"name": "Grace Hopper", "defaults": {"sms": false, "push": null}}`)
+	require.JSONEq(t, `{"topic": "writer-2", "name": "Grace Hopper", "defaults": {"email": true, "sms": false, "push": true, "inapp": true}}`, string(got.body), "null is left out, and what is left out is as before")
 	require.Equal(t, http.StatusOK, r.send(t, http.MethodPut, "/v1/topics/writer-2", `{"name": "Grace Hopper"}`).status)
 	require.Equal(t, http.StatusCreated, r.send(t, http.MethodPut, "/v1/topics/a%40b%3Ac", `{"name": "Escaped"}`).status)
 	require.Equal(t, "Escaped", r.ledger.topics["a@b:c"])
@@ -31,6 +33,8 @@ func TestTopics(t *testing.T) {
 		"/v1/topics/%2541":                       {`{"name": "x"}`, "topic"},
 		"/v1/topics/" + strings.Repeat("t", 201): {`{"name": "x"}`, "topic"},
 		"/v1/topics/writer-7":                    {``, "body"},
+		"/v1/topics/writer-8":                    {`{"name": "x", "defaults": {"fax": false}}`, "defaults.fax"},
+		"/v1/topics/writer-9":                    {`{"name": "x", "defaults": {"sms": "no"}}`, "defaults.sms"},
 	} {
 		got := r.send(t, http.MethodPut, path, body[0])
 		require.Equal(t, http.StatusBadRequest, got.status, path)

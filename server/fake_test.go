@@ -28,6 +28,7 @@ type fakeLedger struct {
 	ended         map[fanfare.UnsubscribeLink]int
 	chunks        []int
 	outageBooks
+	wishes
 
 	fail   error                                // what every call returns
 	inside func(ctx context.Context, op string) // called in every call
@@ -41,6 +42,7 @@ func newFakeLedger() *fakeLedger {
 		drafts:        map[fanfare.Key]fanfare.Draft{},
 		keys:          map[string]fanfare.Draft{},
 		ended:         map[fanfare.UnsubscribeLink]int{},
+		wishes:        newWishes(),
 	}
 }
 
@@ -197,15 +199,15 @@ func (f *fakeLedger) Delivery(ctx context.Context, id fanfare.DeliveryID) (fanfa
 	return fanfare.Delivery{}, fmt.Errorf("read delivery %s: %w", id, fanfare.ErrNotFound)
 }
 
-func (f *fakeLedger) PutTopic(ctx context.Context, topic fanfare.Topic, name string) (bool, error) {
+func (f *fakeLedger) PutTopic(ctx context.Context, topic fanfare.Topic, name string, defaults map[fanfare.Channel]bool) (map[fanfare.Channel]bool, bool, error) {
 	leave, err := f.enter(ctx, "put topic")
 	defer leave()
 	if err != nil {
-		return false, err
+		return nil, false, err
 	}
 	_, there := f.topics[topic]
 	f.topics[topic] = name
-	return !there, nil
+	return f.setDefaults(topic, defaults), !there, nil
 }
 
 func (f *fakeLedger) PutSubscriber(ctx context.Context, s fanfare.Subscriber) (bool, error) {

@@ -30,23 +30,25 @@ const maxBody = 1 << 20
 const importOperation = "importSubscribers"
 
 // unread are the operations whose body is not read here.
-var unread = map[string]bool{importOperation: true, "unsubscribe": true, "takeEvents": true}
+var unread = map[string]bool{importOperation: true, "unsubscribe": true, "savePreferences": true, "takeEvents": true}
 
 // deepCheck finds what the description cannot say about a body. It must bear
 // bodies that do not match the description.
 type deepCheck func(ctx context.Context, body []byte) ([]fanfare.Violation, error)
 
-// gate is what every request passes before its handler: the API key, the time
-// it may take, and the description.
+// gate is what every request passes before its handler: the API key or the
+// subscriber's token, the time it may take, and the description.
 type gate struct {
 	keys    [][sha256.Size]byte
+	secret  fanfare.Secret // of subscribers' tokens
+	now     func() time.Time
 	span    time.Duration
 	deep    map[string]deepCheck
 	options *openapi3filter.Options
 }
 
-func newGate(keys []fanfare.Secret, span time.Duration, deep map[string]deepCheck) *gate {
-	g := &gate{span: span, deep: deep, options: &openapi3filter.Options{
+func newGate(keys []fanfare.Secret, secret fanfare.Secret, now func() time.Time, span time.Duration, deep map[string]deepCheck) *gate {
+	g := &gate{secret: secret, now: now, span: span, deep: deep, options: &openapi3filter.Options{
 		MultiError:          true,
 		SkipSettingDefaults: true,
 		SchemaValidationOptions: []openapi3.SchemaValidationOption{
@@ -69,8 +71,11 @@ func (g *gate) middlewares(doc *openapi3.T) map[string][]echo.MiddlewareFunc {
 		for method, operation := range item.Operations() {
 			route := &routers.Route{Spec: doc, Path: path, PathItem: item, Method: method, Operation: operation}
 			var of []echo.MiddlewareFunc
-			if operation.Security == nil || len(*operation.Security) > 0 {
+			switch {
+			case operation.Security == nil:
 				of = append(of, g.authenticate)
+			case len(*operation.Security) > 0:
+				of = append(of, g.authenticateSubscriber)
 			}
 			if operation.OperationID != importOperation {
 				of = append(of, g.limitTime)
@@ -84,17 +89,27 @@ func (g *gate) middlewares(doc *openapi3.T) map[string][]echo.MiddlewareFunc {
 // authenticate compares the key with every key there is, in constant time.
 func (g *gate) authenticate(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
-		scheme, key, _ := strings.Cut(c.Request().Header.Get(echo.HeaderAuthorization), " ")
-		sum := sha256.Sum256([]byte(strings.TrimSpace(key)))
+		key, _ := bearer(c)
+		sum := sha256.Sum256([]byte(key))
 		known := 0
 		for i := range g.keys {
 			known |= subtle.ConstantTimeCompare(sum[:], g.keys[i][:])
 		}
-		if known != 1 || !strings.EqualFold(scheme, "Bearer") {
+		if known != 1 {
 			return errUnauthorized
 		}
 		return next(c)
 	}
+}
+
+// bearer is what stands behind "Bearer" in the Authorization header.
+func bearer(c echo.Context) (credential string, ok bool) {
+	scheme, credential, _ := strings.Cut(c.Request().Header.Get(echo.HeaderAuthorization), " ")
+	credential = strings.TrimSpace(credential)
+	if !strings.EqualFold(scheme, "Bearer") || credential == "" {
+		return "", false
+	}
+	return credential, true
 }
 
 func (g *gate) limitTime(next echo.HandlerFunc) echo.HandlerFunc {

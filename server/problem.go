@@ -17,6 +17,7 @@ import (
 // What can go wrong with a request before it reaches the domain.
 var (
 	errUnauthorized   = errors.New("unauthorized")
+	errNoToken        = errors.New("no valid subscriber token")
 	errMediaType      = errors.New("unsupported media type")
 	errBodyTooLarge   = errors.New("request body too large")
 	errEventsTooLarge = errors.New("webhook's body too large")
@@ -65,6 +66,8 @@ var problems = []problem{
 	{fanfare.ErrWrongState, http.StatusConflict, api.ProblemCodeWrongState, "Not possible in this state", "", false},
 	{fanfare.ErrKeyReused, http.StatusUnprocessableEntity, api.ProblemCodeKeyReused, "The Idempotency-Key was used with another request", "Use a new Idempotency-Key for a new request, or send the first request again as it was.", false},
 	{errUnauthorized, http.StatusUnauthorized, api.ProblemCodeUnauthorized, "Unauthorized", "Send a valid API key as \"Authorization: Bearer <key>\".", false},
+	{errNoToken, http.StatusUnauthorized, api.ProblemCodeUnauthorized, "Unauthorized", "Send the subscriber's token as \"Authorization: Bearer <token>\"; the publisher makes one with POST /v1/subscribers/{id}/tokens. API keys do not open this.", false},
+	{fanfare.ErrTokenExpired, http.StatusUnauthorized, api.ProblemCodeTokenExpired, "The token has expired", "Get another from the publisher, who makes it with POST /v1/subscribers/{id}/tokens.", false},
 	{fanfare.ErrBadSignature, http.StatusUnauthorized, api.ProblemCodeBadSignature, "The signature is not valid", "The body was not signed with the key that this server knows. Set the public key that the provider shows for this webhook, and have proxies leave the body as it is.", false},
 	{fanfare.ErrStaleSignature, http.StatusUnauthorized, api.ProblemCodeStaleSignature, "The signature is too old", "The body was signed too long ago. Whoever repeats an old request is refused; a provider signs anew when it tries again. If all are refused, set this machine's clock.", false},
 	{errMediaType, http.StatusUnsupportedMediaType, api.ProblemCodeUnsupportedMediaType, "Unsupported media type", "", false},
@@ -104,10 +107,13 @@ func answerProblem(err error, c echo.Context) {
 	_ = c.Echo().JSONSerializer.Serialize(c, doc, "")
 }
 
-// challenge is how to authenticate: with a key, or as a provider does.
+// challenge is how to authenticate: with a key or a token, or as a provider does.
 func challenge(p problem) string {
-	if p.code == api.ProblemCodeUnauthorized {
+	switch p.code {
+	case api.ProblemCodeUnauthorized:
 		return "Bearer"
+	case api.ProblemCodeTokenExpired:
+		return `Bearer error="invalid_token"` // RFC 6750, 3.1
 	}
 	return "Signature"
 }

@@ -1,6 +1,6 @@
 // Package server is the HTTP API: it takes publications, subscribers, imports,
-// replays and the providers' webhooks, answers what became of them, and shows the
-// unsubscribe pages.
+// replays and the providers' webhooks, answers what became of them, lets subscribers
+// say what they want, and shows the pages that links in messages lead to.
 //
 // openapi.yaml is the contract. The routes and documents in package api are
 // generated from it, every request is validated against it before a handler
@@ -53,7 +53,7 @@ type Config struct {
 	TemporalNamespace string
 	// APIKeys are the keys that publishers and operators may use. At least one.
 	APIKeys []fanfare.Secret
-	// Secret checks the tokens of unsubscribe links. Required.
+	// Secret signs subscribers' tokens, and checks them and the links in messages. Required.
 	Secret fanfare.Secret
 	// Channels are the channels that are switched on.
 	Channels []fanfare.Channel
@@ -78,8 +78,15 @@ type Ledger interface {
 	Subscribers
 	Importer
 	Aftermath
-	Unsubscriber
+	SelfService
 	Pinger
+}
+
+// SelfService is what subscribers do about themselves.
+type SelfService interface {
+	Unsubscriber
+	Preferrer
+	SubscriberFinder
 }
 
 // Aftermath is what the ledger does after the sending, and where that went wrong.
@@ -145,17 +152,19 @@ func build(cfg Config, ledger Ledger, wake func(), log *slog.Logger, checks []Ch
 	}
 	audience := &audience{topics: ledger, subscribers: ledger}
 	handlers := handlers{
-		publishing:  publishing,
-		audience:    audience,
-		deliveries:  &deliveries{reader: ledger, links: links},
-		importing:   &importing{ledger: ledger, idle: spans.idle, write: spans.write},
-		replaying:   &replaying{replayer: ledger, reader: ledger, links: links, wake: wake},
-		providers:   &providers{breakers: ledger},
-		webhooks:    &webhooks{on: cfg.Webhooks, turnOn: cfg.TurnOnWebhook, taker: ledger, now: now, log: log},
-		unsubscribe: &unsubscribe{ledger: ledger, secret: cfg.Secret, pages: pages},
-		health:      newHealth(ledger, checks, log),
+		publishing:       publishing,
+		audience:         audience,
+		deliveries:       &deliveries{reader: ledger, links: links},
+		importing:        &importing{ledger: ledger, idle: spans.idle, write: spans.write},
+		replaying:        &replaying{replayer: ledger, reader: ledger, links: links, wake: wake},
+		providers:        &providers{breakers: ledger},
+		webhooks:         &webhooks{on: cfg.Webhooks, turnOn: cfg.TurnOnWebhook, taker: ledger, now: now, log: log},
+		unsubscribe:      &unsubscribe{ledger: ledger, secret: cfg.Secret, pages: pages},
+		preferences:      &preferences{preferrer: ledger, finder: ledger, secret: cfg.Secret, channels: cfg.Channels, pages: pages},
+		subscriberTokens: &subscriberTokens{finder: ledger, secret: cfg.Secret, now: now},
+		health:           newHealth(ledger, checks, log),
 	}
-	gate := newGate(cfg.APIKeys, spans.request, map[string]deepCheck{
+	gate := newGate(cfg.APIKeys, cfg.Secret, now, spans.request, map[string]deepCheck{
 		"createPublication": publishing.check,
 		"putSubscriber":     checkSubscriberBody,
 		"putTopic":          checkTopicBody,
@@ -163,7 +172,7 @@ func build(cfg Config, ledger Ledger, wake func(), log *slog.Logger, checks []Ch
 	})
 	e := echo.New()
 	e.HTTPErrorHandler = answerProblem
-	e.Use(nameRequest, observe(log), survivePanic(log))
+	e.Use(nameRequest, observe(log), survivePanic(log), openToAllOrigins())
 	api.RegisterHandlersWithOptions(e, handlers, api.RegisterHandlersOptions{OperationMiddlewares: gate.middlewares(doc)})
 	return &Server{handler: answerHead(e), log: log, spans: spans}, nil
 }
@@ -178,6 +187,8 @@ type handlers struct {
 	*providers
 	*webhooks
 	*unsubscribe
+	*preferences
+	*subscriberTokens
 	*health
 }
 

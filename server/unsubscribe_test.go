@@ -88,5 +88,5 @@ func TestUnsubscribePageEscapesTheTopicsName(t *testing.T) {
 	got := r.send(t, http.MethodGet, "/unsubscribe/"+testLink.Token(testSecret), "", noKey)
 	require.NotContains(t, string(got.body), "<script>")
 	require.True(t, bytes.Contains(got.body, []byte("&lt;script&gt;")))
-	require.Contains(t, string(got.body), "<style>"+unsubscribeCSS+"</style>", "the policy's hash is that of the style as it stands")
+	require.Contains(t, string(got.body), "<style>"+pagesCSS+"</style>", "the policy's hash is that of the style as it stands")
 }

@@ -6,6 +6,7 @@ package api
 import (
 	"fmt"
 	"net/http"
+	"time"
 
 	fanfare "github.com/fanfare-dev/fanfare"
 	"github.com/labstack/echo/v4"
@@ -23,6 +24,7 @@ const (
 	ProblemCodeNotFound             ProblemCode = "not_found"
 	ProblemCodeRequestTimeout       ProblemCode = "request_timeout"
 	ProblemCodeStaleSignature       ProblemCode = "stale_signature"
+	ProblemCodeTokenExpired         ProblemCode = "token_expired"
 	ProblemCodeTooLarge             ProblemCode = "too_large"
 	ProblemCodeUnauthorized         ProblemCode = "unauthorized"
 	ProblemCodeUnavailable          ProblemCode = "unavailable"
@@ -50,6 +52,8 @@ func (e ProblemCode) Valid() bool {
 	case ProblemCodeRequestTimeout:
 		return true
 	case ProblemCodeStaleSignature:
+		return true
+	case ProblemCodeTokenExpired:
 		return true
 	case ProblemCodeTooLarge:
 		return true
@@ -102,6 +106,32 @@ type Attempt = fanfare.Attempt
 // Example: {"plan":"gold"}
 type Attributes map[string]string
 
+// AuditedPreferences As `Preferences`, with the changes that led there.
+type AuditedPreferences struct {
+	// Changes What the subscriber changed, newest first.
+	Changes []PreferenceChange `json:"changes"`
+
+	// Channels What is wanted, by channel.
+	//
+	// Example: {"email":true,"sms":false}
+	Channels Wants `json:"channels"`
+
+	// Effective What is wanted, by topic and channel.
+	//
+	// Example: {"writer-1":{"email":false}}
+	Effective TopicWants `json:"effective"`
+
+	// NextCursor The `cursor` of the next page; null on the last.
+	//
+	// Example: MDE5OWM3YTA
+	NextCursor *NextCursor `json:"next_cursor"`
+
+	// Topics What is wanted, by topic and channel.
+	//
+	// Example: {"writer-1":{"email":false}}
+	Topics TopicWants `json:"topics"`
+}
+
 // BreakerBody Example: {"pin":true}
 type BreakerBody struct {
 	// Pin Whether only a person changes it from then on.
@@ -112,6 +142,9 @@ type BreakerBody struct {
 //
 // Example: email
 type Channel = fanfare.Channel
+
+// Choices What is wanted on some channels. What is left out is as before.
+type Choices = map[fanfare.Channel]*bool
 
 // Content What is announced, at most 256 KiB together. Title and address are enough; each channel has sensible defaults for
 // the rest.
@@ -197,6 +230,22 @@ type OneClick struct {
 //
 // Example: +34600000001
 type Phone = string
+
+// PreferenceChange defines model for PreferenceChange.
+type PreferenceChange = fanfare.PreferenceChange
+
+// Preferences `channels` and `topics` hold what was said, and nothing that was not. `effective` is what it comes to, with the
+// topics' defaults: for each topic subscribed to, the first 1,000 by name, whether bulk is sent over each channel.
+type Preferences = fanfare.StandingPreferences
+
+// PreferencesBody Example: {"channels":{"email":true,"sms":false},"topics":{"writer-1":{"email":false}}}
+type PreferencesBody struct {
+	// Channels What is wanted on some channels. What is left out is as before.
+	Channels Choices `json:"channels,omitempty"`
+
+	// Topics By topic. Something can be said of at most 1,000 topics in all.
+	Topics map[fanfare.Topic]Choices `json:"topics,omitempty"`
+}
 
 // Problem An RFC 9457 problem document.
 type Problem struct {
@@ -362,6 +411,25 @@ type SubscriberBody = fanfare.Subscriber
 // Example: reader-1
 type SubscriberID = fanfare.SubscriberID
 
+// SubscriberToken defines model for SubscriberToken.
+type SubscriberToken struct {
+	// ExpiresAt When it is over.
+	ExpiresAt time.Time `json:"expires_at"`
+
+	// Token Goes into `Authorization: Bearer <token>`.
+	//
+	// Example: KoCjpcsGq98Ojapk2Yo4Zrn0mEoX1v2Z
+	Token string `json:"token"`
+}
+
+// SubscriberTokenBody Example: {"expires_in":3600}
+type SubscriberTokenBody struct {
+	// ExpiresIn Seconds from now, at most 30 days. A day when it is left out.
+	//
+	// Example: 3600
+	ExpiresIn int64 `json:"expires_in,omitempty"`
+}
+
 // Subscription defines model for Subscription.
 type Subscription struct {
 	// Subscriber The publisher's own id of a subscriber.
@@ -382,6 +450,11 @@ type TimeZone = string
 
 // Topic defines model for Topic.
 type Topic struct {
+	// Defaults What is wanted, by channel.
+	//
+	// Example: {"email":true,"sms":false}
+	Defaults Wants `json:"defaults"`
+
 	// Name The topic's name, for people.
 	//
 	// Example: Ada Lovelace
@@ -395,7 +468,10 @@ type Topic struct {
 
 // TopicBody defines model for TopicBody.
 type TopicBody struct {
-	// Name The topic's name, for people. Unsubscribe pages show it.
+	// Defaults What is wanted on some channels. What is left out is as before.
+	Defaults Choices `json:"defaults,omitempty"`
+
+	// Name The topic's name, for people. The pages that links lead to show it.
 	//
 	// Example: Ada Lovelace
 	Name string `json:"name"`
@@ -406,6 +482,11 @@ type TopicBody struct {
 // Example: writer-42
 type TopicID = fanfare.Topic
 
+// TopicWants What is wanted, by topic and channel.
+//
+// Example: {"writer-1":{"email":false}}
+type TopicWants = map[fanfare.Topic]map[fanfare.Channel]bool
+
 // Totals Deliveries by state. `intended` is the sum of all the others, at every moment.
 type Totals = fanfare.Totals
 
@@ -414,6 +495,11 @@ type Violation = fanfare.Violation
 
 // Waiting defines model for Waiting.
 type Waiting = fanfare.Waiting
+
+// Wants What is wanted, by channel.
+//
+// Example: {"email":true,"sms":false}
+type Wants = map[fanfare.Channel]bool
 
 // Cursor Example: MDE5OWM3YTA
 type Cursor = string
@@ -462,6 +548,9 @@ type OnePublication = Publication
 // OneReplay defines model for OneReplay.
 type OneReplay = Replay
 
+// TokenRefused An RFC 9457 problem document.
+type TokenRefused = Problem
+
 // TooLarge An RFC 9457 problem document.
 type TooLarge = Problem
 
@@ -479,6 +568,10 @@ type UnsupportedMediaType = Problem
 
 // WrongState An RFC 9457 problem document.
 type WrongState = Problem
+
+// SavePreferencesFormdataBody defines parameters for SavePreferences.
+type SavePreferencesFormdataBody = struct {
+}
 
 // ListPublicationsParams defines parameters for ListPublications.
 type ListPublicationsParams struct {
@@ -533,14 +626,29 @@ type CreateReplayParams struct {
 	IdempotencyKey IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
+// GetSubscriberPreferencesParams defines parameters for GetSubscriberPreferences.
+type GetSubscriberPreferencesParams struct {
+	// Cursor The `next_cursor` of the page before. Opaque, and good for the same list only.
+	Cursor Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Limit How many items at most.
+	Limit Limit `form:"limit,omitempty" json:"limit,omitempty"`
+}
+
 // TakeEventsJSONBody defines parameters for TakeEvents.
 type TakeEventsJSONBody = []map[string]interface{}
+
+// SavePreferencesFormdataRequestBody defines body for SavePreferences for application/x-www-form-urlencoded ContentType.
+type SavePreferencesFormdataRequestBody = SavePreferencesFormdataBody
 
 // UnsubscribeFormdataRequestBody defines body for Unsubscribe for application/x-www-form-urlencoded ContentType.
 type UnsubscribeFormdataRequestBody = OneClick
 
 // UnsubscribeMultipartRequestBody defines body for Unsubscribe for multipart/form-data ContentType.
 type UnsubscribeMultipartRequestBody = OneClick
+
+// PutMyPreferencesJSONRequestBody defines body for PutMyPreferences for application/json ContentType.
+type PutMyPreferencesJSONRequestBody = PreferencesBody
 
 // CloseProviderJSONRequestBody defines body for CloseProvider for application/json ContentType.
 type CloseProviderJSONRequestBody = BreakerBody
@@ -556,6 +664,9 @@ type CreateReplayJSONRequestBody = ReplayBody
 
 // PutSubscriberJSONRequestBody defines body for PutSubscriber for application/json ContentType.
 type PutSubscriberJSONRequestBody = SubscriberBody
+
+// CreateSubscriberTokenJSONRequestBody defines body for CreateSubscriberToken for application/json ContentType.
+type CreateSubscriberTokenJSONRequestBody = SubscriberTokenBody
 
 // PutTopicJSONRequestBody defines body for PutTopic for application/json ContentType.
 type PutTopicJSONRequestBody = TopicBody
@@ -574,6 +685,12 @@ type ServerInterface interface {
 	// GetDescription This description
 	// (GET /openapi.yaml)
 	GetDescription(ctx echo.Context) error
+	// ShowPreferences Show a form with what the reader wants
+	// (GET /preferences/{token})
+	ShowPreferences(ctx echo.Context, token string) error
+	// SavePreferences Save the form
+	// (POST /preferences/{token})
+	SavePreferences(ctx echo.Context, token string) error
 	// GetReadiness Whether requests can be served, and if not, what is missing
 	// (GET /readyz)
 	GetReadiness(ctx echo.Context) error
@@ -586,6 +703,12 @@ type ServerInterface interface {
 	// GetDelivery Read one delivery with every attempt and event
 	// (GET /v1/deliveries/{id})
 	GetDelivery(ctx echo.Context, id string) error
+	// GetMyPreferences Read what I want
+	// (GET /v1/me/preferences)
+	GetMyPreferences(ctx echo.Context) error
+	// PutMyPreferences Say what I want
+	// (PUT /v1/me/preferences)
+	PutMyPreferences(ctx echo.Context) error
 	// ListProviders List the providers and whether they may be called
 	// (GET /v1/providers)
 	ListProviders(ctx echo.Context) error
@@ -637,7 +760,13 @@ type ServerInterface interface {
 	// PutSubscriber Create or replace a subscriber
 	// (PUT /v1/subscribers/{id})
 	PutSubscriber(ctx echo.Context, id SubscriberPath) error
-	// PutTopic Create or rename a topic
+	// GetSubscriberPreferences Read what a subscriber wants, and how it came to that
+	// (GET /v1/subscribers/{id}/preferences)
+	GetSubscriberPreferences(ctx echo.Context, id SubscriberPath, params GetSubscriberPreferencesParams) error
+	// CreateSubscriberToken Let a subscriber act for themselves
+	// (POST /v1/subscribers/{id}/tokens)
+	CreateSubscriberToken(ctx echo.Context, id SubscriberPath) error
+	// PutTopic Create a topic or change it
 	// (PUT /v1/topics/{topic})
 	PutTopic(ctx echo.Context, topic TopicPath) error
 	// ImportSubscribers Subscribe many people at once
@@ -674,6 +803,38 @@ func (w *ServerInterfaceWrapper) GetDescription(ctx echo.Context) error {
 
 	// Invoke the callback with all the unmarshaled arguments
 	err = w.Handler.GetDescription(ctx)
+	return err
+}
+
+// ShowPreferences converts echo context to params.
+func (w *ServerInterfaceWrapper) ShowPreferences(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "token" -------------
+	var token string
+
+	err = runtime.BindStyledParameterWithOptions("simple", "token", ctx.Param("token"), &token, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter token: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.ShowPreferences(ctx, token)
+	return err
+}
+
+// SavePreferences converts echo context to params.
+func (w *ServerInterfaceWrapper) SavePreferences(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "token" -------------
+	var token string
+
+	err = runtime.BindStyledParameterWithOptions("simple", "token", ctx.Param("token"), &token, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter token: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.SavePreferences(ctx, token)
 	return err
 }
 
@@ -731,6 +892,24 @@ func (w *ServerInterfaceWrapper) GetDelivery(ctx echo.Context) error {
 
 	// Invoke the callback with all the unmarshaled arguments
 	err = w.Handler.GetDelivery(ctx, id)
+	return err
+}
+
+// GetMyPreferences converts echo context to params.
+func (w *ServerInterfaceWrapper) GetMyPreferences(ctx echo.Context) error {
+	var err error
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.GetMyPreferences(ctx)
+	return err
+}
+
+// PutMyPreferences converts echo context to params.
+func (w *ServerInterfaceWrapper) PutMyPreferences(ctx echo.Context) error {
+	var err error
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.PutMyPreferences(ctx)
 	return err
 }
 
@@ -1087,6 +1266,54 @@ func (w *ServerInterfaceWrapper) PutSubscriber(ctx echo.Context) error {
 	return err
 }
 
+// GetSubscriberPreferences converts echo context to params.
+func (w *ServerInterfaceWrapper) GetSubscriberPreferences(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "id" -------------
+	var id SubscriberPath
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", ctx.Param("id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter id: %s", err))
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params GetSubscriberPreferencesParams
+	// ------------- Optional query parameter "cursor" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "cursor", ctx.QueryParams(), &params.Cursor, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter cursor: %s", err))
+	}
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", ctx.QueryParams(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter limit: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.GetSubscriberPreferences(ctx, id, params)
+	return err
+}
+
+// CreateSubscriberToken converts echo context to params.
+func (w *ServerInterfaceWrapper) CreateSubscriberToken(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "id" -------------
+	var id SubscriberPath
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", ctx.Param("id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter id: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.CreateSubscriberToken(ctx, id)
+	return err
+}
+
 // PutTopic converts echo context to params.
 func (w *ServerInterfaceWrapper) PutTopic(ctx echo.Context) error {
 	var err error
@@ -1237,6 +1464,10 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 	router.DELETE(options.BaseURL+"/v1/subscribers/:id", wrapper.EraseSubscriber, options.OperationMiddlewares["eraseSubscriber"]...)
 	router.GET(options.BaseURL+"/v1/subscribers/:id", wrapper.GetSubscriber, options.OperationMiddlewares["getSubscriber"]...)
 	router.PUT(options.BaseURL+"/v1/subscribers/:id", wrapper.PutSubscriber, options.OperationMiddlewares["putSubscriber"]...)
+	router.POST(options.BaseURL+"/v1/subscribers/:id/tokens", wrapper.CreateSubscriberToken, options.OperationMiddlewares["createSubscriberToken"]...)
+	router.GET(options.BaseURL+"/v1/subscribers/:id/preferences", wrapper.GetSubscriberPreferences, options.OperationMiddlewares["getSubscriberPreferences"]...)
+	router.GET(options.BaseURL+"/v1/me/preferences", wrapper.GetMyPreferences, options.OperationMiddlewares["getMyPreferences"]...)
+	router.PUT(options.BaseURL+"/v1/me/preferences", wrapper.PutMyPreferences, options.OperationMiddlewares["putMyPreferences"]...)
 	router.GET(options.BaseURL+"/v1/publications", wrapper.ListPublications, options.OperationMiddlewares["listPublications"]...)
 	router.POST(options.BaseURL+"/v1/publications", wrapper.CreatePublication, options.OperationMiddlewares["createPublication"]...)
 	router.GET(options.BaseURL+"/v1/publications/:id", wrapper.GetPublication, options.OperationMiddlewares["getPublication"]...)
@@ -1255,6 +1486,8 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 	router.POST(options.BaseURL+"/webhooks/:provider", wrapper.TakeEvents, options.OperationMiddlewares["takeEvents"]...)
 	router.GET(options.BaseURL+"/unsubscribe/:token", wrapper.ShowUnsubscribe, options.OperationMiddlewares["showUnsubscribe"]...)
 	router.POST(options.BaseURL+"/unsubscribe/:token", wrapper.Unsubscribe, options.OperationMiddlewares["unsubscribe"]...)
+	router.GET(options.BaseURL+"/preferences/:token", wrapper.ShowPreferences, options.OperationMiddlewares["showPreferences"]...)
+	router.POST(options.BaseURL+"/preferences/:token", wrapper.SavePreferences, options.OperationMiddlewares["savePreferences"]...)
 	router.GET(options.BaseURL+"/healthz", wrapper.GetHealth, options.OperationMiddlewares["getHealth"]...)
 	router.GET(options.BaseURL+"/readyz", wrapper.GetReadiness, options.OperationMiddlewares["getReadiness"]...)
 	router.GET(options.BaseURL+"/openapi.yaml", wrapper.GetDescription, options.OperationMiddlewares["getDescription"]...)

@@ -1,0 +1,99 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/labstack/echo/v4"
+	"github.com/labstack/echo/v4/middleware"
+
+	fanfare "github.com/fanfare-dev/fanfare"
+	"github.com/fanfare-dev/fanfare/server/api"
+)
+
+// mePath is what a subscriber's token opens.
+const mePath = "/v1/me/"
+
+// subscriberKey is the key of the subscriber's number in a request's context.
+const subscriberKey = "subscriber number"
+
+// defaultTokenLife is how long a token lives when the request does not say.
+const defaultTokenLife = 24 * time.Hour
+
+// authenticateSubscriber reads the subscriber's token. Publishers' keys are no such
+// token: who acts for a subscriber must be the subscriber.
+func (g *gate) authenticateSubscriber(next echo.HandlerFunc) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		text, ok := bearer(c)
+		if !ok {
+			return errNoToken
+		}
+		token, err := fanfare.ParseSubscriberToken(g.secret, text, g.now())
+		if errors.Is(err, fanfare.ErrLinkTampered) {
+			return errNoToken
+		}
+		if err != nil {
+			return err
+		}
+		c.Set(subscriberKey, token.Number)
+		return next(c)
+	}
+}
+
+// tokenOwner is whose token the request carries. Only operations that the description
+// secures with subscriberToken have one.
+func tokenOwner(c echo.Context) fanfare.SubscriberNumber {
+	number, ok := c.Get(subscriberKey).(fanfare.SubscriberNumber)
+	if !ok {
+		panic("the operation is not secured with subscriberToken in openapi.yaml")
+	}
+	return number
+}
+
+// openToAllOrigins lets pages of any origin call what a subscriber's token opens. The
+// token is sent by the page and never by the browser of its own accord, so a page can do
+// only what it was given a token for.
+func openToAllOrigins() echo.MiddlewareFunc {
+	return middleware.CORSWithConfig(middleware.CORSConfig{
+		Skipper:       func(c echo.Context) bool { return !strings.HasPrefix(c.Request().URL.Path, mePath) },
+		AllowOrigins:  []string{"*"},
+		AllowMethods:  []string{http.MethodGet, http.MethodHead, http.MethodPut, http.MethodPost, http.MethodDelete},
+		AllowHeaders:  []string{echo.HeaderAuthorization, echo.HeaderContentType, echo.HeaderXRequestID, "Last-Event-ID"},
+		ExposeHeaders: []string{echo.HeaderXRequestID, echo.HeaderRetryAfter},
+		MaxAge:        int((2 * time.Hour).Seconds()), // the most that Chromium keeps
+	})
+}
+
+// SubscriberFinder finds the number of a subscriber.
+type SubscriberFinder interface {
+	SubscriberNumber(ctx context.Context, id fanfare.SubscriberID) (fanfare.SubscriberNumber, error)
+}
+
+type subscriberTokens struct {
+	finder SubscriberFinder
+	secret fanfare.Secret
+	now    func() time.Time
+}
+
+// CreateSubscriberToken writes nothing: a token carries its end in itself.
+func (s *subscriberTokens) CreateSubscriberToken(c echo.Context, id fanfare.SubscriberID) error {
+	var asked api.SubscriberTokenBody
+	if c.Request().ContentLength > 0 {
+		if err := decode(c, &asked); err != nil {
+			return err
+		}
+	}
+	number, err := s.finder.SubscriberNumber(c.Request().Context(), id)
+	if err != nil {
+		return err
+	}
+	life := defaultTokenLife
+	if asked.ExpiresIn > 0 {
+		life = time.Duration(asked.ExpiresIn) * time.Second
+	}
+	token := fanfare.SubscriberToken{Number: number, Expires: s.now().Add(life).Truncate(time.Second).UTC()}
+	return c.JSON(http.StatusCreated, api.SubscriberToken{Token: token.Sign(s.secret), ExpiresAt: token.Expires})
+}
