@@ -30,13 +30,34 @@ func (l *Ledger) TopicExists(ctx context.Context, topic fanfare.Topic) (bool, er
 	return exists, failed("find topic "+string(topic), err)
 }
 
-// PutTopic creates a topic or renames it.
-func (l *Ledger) PutTopic(ctx context.Context, topic fanfare.Topic, name string) (created bool, err error) {
-	err = l.pool.QueryRow(ctx, `
-		INSERT INTO topics (topic, name) VALUES ($1, $2)
-		ON CONFLICT (topic) DO UPDATE SET name = excluded.name
-		RETURNING xmax = 0`, topic, name).Scan(&created) // xmax is 0 in a row nobody updated
-	return created, failed("put topic "+string(topic), err)
+// PutTopic creates a topic or changes it. Defaults that are not given are as before,
+// and on in a new topic; standing are all of them.
+func (l *Ledger) PutTopic(ctx context.Context, topic fanfare.Topic, name string, defaults map[fanfare.Channel]bool) (standing map[fanfare.Channel]bool, created bool, err error) {
+	on, off := []fanfare.Channel{}, []fanfare.Channel{}
+	for channel, wanted := range defaults {
+		if wanted {
+			on = append(on, channel)
+		} else {
+			off = append(off, channel)
+		}
+	}
+	rows, err := l.pool.Query(ctx, `
+		WITH put AS (
+		  INSERT INTO topics AS t (topic, name, off_by_default) VALUES ($1, $2, $4::text[]::channel[])
+		  ON CONFLICT (topic) DO UPDATE SET name = excluded.name, off_by_default = ARRAY(
+		    SELECT c FROM unnest(enum_range(NULL::channel)) c
+		    WHERE c = ANY (excluded.off_by_default) OR c = ANY (t.off_by_default) AND c <> ALL ($3::text[]::channel[]))
+		  RETURNING off_by_default, xmax = 0 AS created -- xmax is 0 in a row nobody updated
+		)
+		SELECT c, c <> ALL (off_by_default), created FROM put, unnest(enum_range(NULL::channel)) c`, topic, name, on, off)
+	if err != nil {
+		return nil, false, failed("put topic "+string(topic), err)
+	}
+	standing = map[fanfare.Channel]bool{}
+	var channel fanfare.Channel
+	var wanted bool
+	_, err = pgx.ForEachRow(rows, []any{&channel, &wanted, &created}, func() error { standing[channel] = wanted; return nil })
+	return standing, created, failed("put topic "+string(topic), err)
 }
 
 // PutSubscriber creates a subscriber or replaces what is known of them. Devices that

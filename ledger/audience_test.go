@@ -20,7 +20,7 @@ func TestATopicIsPutOnceAndThenRenamed(t *testing.T) {
 	require.NoError(t, err)
 	require.False(t, exists)
 	for i, name := range []string{"One", "Uno", "Uno"} {
-		created, err := w.PutTopic(t.Context(), "writer-1", name)
+		_, created, err := w.PutTopic(t.Context(), "writer-1", name, nil)
 		require.NoError(t, err)
 		require.Equal(t, i == 0, created)
 		require.Equal(t, name, one[string](w, `SELECT name FROM topics`))

@@ -137,7 +137,7 @@ func (w *world) subscribed(n int) {
 
 func (w *world) topic(topic fanfare.Topic) {
 	w.t.Helper()
-	_, err := w.PutTopic(w.t.Context(), topic, "The name of "+string(topic))
+	_, _, err := w.PutTopic(w.t.Context(), topic, "The name of "+string(topic), nil)
 	require.NoError(w.t, err)
 }
 

@@ -156,7 +156,7 @@ func topicIDs(ctx context.Context, tx pgx.Tx, names []fanfare.Topic) (map[fanfar
 }
 
 // standingPreferences reads what was said and, behind it, what that comes to. The rule
-// is the claim's (decide.sql says it for many); a test holds the two to each other.
+// is the claim's (verdictSQL says it for many); a test holds the two to each other.
 func standingPreferences(ctx context.Context, tx pgx.Tx, number fanfare.SubscriberNumber) (fanfare.StandingPreferences, error) {
 	standing := fanfare.StandingPreferences{
 		Preferences: fanfare.Preferences{Channels: map[fanfare.Channel]bool{}, Topics: map[fanfare.Topic]map[fanfare.Channel]bool{}},

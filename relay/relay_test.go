@@ -68,7 +68,7 @@ func newOffice(t *testing.T, address string) *office {
 	require.NoError(t, err)
 	t.Cleanup(o.Client.Close)
 	require.NoError(t, worker.Prepare(t.Context(), o.Client, namespace, quiet))
-	_, err = o.PutTopic(t.Context(), "writer-1", "Writer One")
+	_, _, err = o.PutTopic(t.Context(), "writer-1", "Writer One", nil)
 	require.NoError(t, err)
 	return o
 }

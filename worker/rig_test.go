@@ -140,7 +140,7 @@ func (r *rig) run() (stop func()) {
 
 func (r *rig) subscribe(readers int) {
 	r.t.Helper()
-	_, err := r.PutTopic(r.t.Context(), "writer-1", "Writer One")
+	_, _, err := r.PutTopic(r.t.Context(), "writer-1", "Writer One", nil)
 	require.NoError(r.t, err)
 	lines := make([]fanfare.ImportLine, readers)
 	for i := range lines {
