@@ -123,11 +123,11 @@ func readToken(secret Secret, p purpose, token string, numbers ...*uint64) error
 		return ErrLinkTampered
 	}
 	for _, number := range numbers {
-		n := 0
-		if *number, n = binary.Uvarint(payload); n <= 0 {
+		value, n := binary.Uvarint(payload)
+		if n <= 0 {
 			return ErrLinkTampered
 		}
-		payload = payload[n:]
+		*number, payload = value, payload[n:]
 	}
 	if len(payload) > 0 {
 		return ErrLinkTampered
