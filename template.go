@@ -25,6 +25,15 @@ type TemplateText struct {
 	URL     string `json:"url,omitempty"` // of push and in-app
 }
 
+// TemplateSummary is a version of a template without its texts.
+type TemplateSummary struct {
+	Name          string               `json:"name"`
+	Version       int                  `json:"version"`
+	CreatedAt     time.Time            `json:"created_at"`
+	DefaultLocale string               `json:"default_locale"`
+	Locales       map[Channel][]string `json:"locales"`
+}
+
 // LocaleFor is the locale of the text for a subscriber who reads locale: that, or
 // its language without the region, or the default; "" for a nil template.
 func (t *Template) LocaleFor(channel Channel, locale string) string {

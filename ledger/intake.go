@@ -22,7 +22,9 @@ import (
 // The same key with the same draft returns the publication that is there, in its
 // current state. The same key with another draft is a *fanfare.ConflictError;
 // an idempotencyKey (may be empty) used before with another draft is
-// fanfare.ErrKeyReused; a topic that does not exist is fanfare.ErrUnknownTopic.
+// fanfare.ErrKeyReused; a topic that does not exist is fanfare.ErrUnknownTopic; a
+// template that does not exist, and content that cannot be rendered, is a
+// *fanfare.InvalidError. A template is pinned: editing it later changes nothing.
 func (l *Ledger) Accept(ctx context.Context, draft fanfare.Draft, idempotencyKey string) (fanfare.Publication, error) {
 	draft = normalised(draft)
 	request, err := json.Marshal(draft)
@@ -51,45 +53,80 @@ func (l *Ledger) accept(ctx context.Context, tx pgx.Tx, draft fanfare.Draft, req
 	if id, found, err := existing(ctx, tx, draft); found || err != nil {
 		return id, err
 	}
-	var topic fanfare.TopicID
-	err := tx.QueryRow(ctx, `SELECT topic_id FROM topics WHERE topic = $1`, draft.Topic).Scan(&topic)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return "", fmt.Errorf("topic %s: %w", draft.Topic, fanfare.ErrUnknownTopic)
-	}
+	asked, err := l.announced(ctx, tx, draft)
 	if err != nil {
 		return "", err
 	}
 	// Writers of this topic's subscriptions hold the lock shared. Holding it
 	// alone means that all of them have committed with smaller cuts, and that
 	// whoever comes later takes a larger one.
-	if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock(`+topicLock+`)`, topic); err != nil {
+	if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock(`+topicLock+`)`, asked.TopicID); err != nil {
 		return "", err
 	}
-	return l.insertPublication(ctx, tx, topic, draft, request)
+	return l.insertPublication(ctx, tx, asked, draft, request)
 }
 
-func (l *Ledger) insertPublication(ctx context.Context, tx pgx.Tx, topic fanfare.TopicID, draft fanfare.Draft, request []byte) (fanfare.PublicationID, error) {
-	channels := draft.Channels
-	if len(channels) == 0 {
-		channels = slices.Sorted(slices.Values(l.cfg.Channels)) // in the order of a draft's
+// announced is what the draft's messages would be made of: its defaults are filled in,
+// its template is the latest, and all of it can be rendered.
+func (l *Ledger) announced(ctx context.Context, tx pgx.Tx, draft fanfare.Draft) (fanfare.Announcement, error) {
+	a := fanfare.Announcement{Topic: draft.Topic, Key: draft.Key, Class: draft.Class, Channels: draft.Channels, Content: draft.Content}
+	err := tx.QueryRow(ctx, `SELECT topic_id, name FROM topics WHERE topic = $1`, draft.Topic).Scan(&a.TopicID, &a.TopicName)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return a, fmt.Errorf("topic %s: %w", draft.Topic, fanfare.ErrUnknownTopic)
 	}
-	class := draft.Class
-	if class == "" {
-		class = fanfare.Bulk
+	if err != nil {
+		return a, err
 	}
+	if a.Class == "" {
+		a.Class = fanfare.Bulk
+	}
+	if len(a.Channels) == 0 {
+		a.Channels = l.defaultChannels()
+	}
+	if name := draft.Content.Template; name != "" {
+		latest, err := template(ctx, tx, name, 0)
+		if errors.Is(err, fanfare.ErrNotFound) {
+			return a, &fanfare.InvalidError{Violations: []fanfare.Violation{{Field: "content.template", Detail: "does not exist; create it with PUT /v1/templates/{name}"}}}
+		}
+		if err != nil {
+			return a, err
+		}
+		a.Template = &latest
+	}
+	if l.cfg.Prove == nil {
+		return a, nil
+	}
+	return a, l.cfg.Prove(a)
+}
+
+// defaultChannels are those of a publication that names none: to reach everybody on
+// every channel at once must be asked for.
+func (l *Ledger) defaultChannels() []fanfare.Channel {
+	if slices.Contains(l.cfg.Channels, fanfare.Email) {
+		return []fanfare.Channel{fanfare.Email}
+	}
+	return slices.Sorted(slices.Values(l.cfg.Channels)) // in the order of a draft's
+}
+
+func (l *Ledger) insertPublication(ctx context.Context, tx pgx.Tx, asked fanfare.Announcement, draft fanfare.Draft, request []byte) (fanfare.PublicationID, error) {
 	content, err := json.Marshal(draft.Content)
 	if err != nil {
 		return "", err
+	}
+	var pinned *string
+	var version *int
+	if asked.Template != nil {
+		pinned, version = &asked.Template.Name, &asked.Template.Version
 	}
 	var id fanfare.PublicationID
 	err = tx.QueryRow(ctx, `
 		WITH cut AS MATERIALIZED (SELECT nextval('cuts') AS cut, uuid_v7() AS id, clock_timestamp() AS now),
 		accepted AS (
-		  INSERT INTO publications (publication_id, key, topic_id, class, channels, content, request, state, cut, audience, accepted_at, scheduled_at, expires_at)
+		  INSERT INTO publications (publication_id, key, topic_id, class, channels, content, request, state, cut, audience, accepted_at, scheduled_at, expires_at, template, template_version)
 		  SELECT cut.id, $2, $1, $3, $4::text[]::channel[], $5, $6,
 		    CASE WHEN $7 > cut.now THEN 'scheduled' ELSE 'accepted' END::publication_state, cut.cut,
 		    (SELECT count(*) FROM subscriptions s WHERE s.topic_id = $1 AND s.ended_cut IS NULL),
-		    cut.now, $7, COALESCE($8, GREATEST(COALESCE($7, cut.now), cut.now) + make_interval(secs => $9))
+		    cut.now, $7, COALESCE($8, GREATEST(COALESCE($7, cut.now), cut.now) + make_interval(secs => $9)), $10, $11
 		  FROM cut
 		  ON CONFLICT (key) DO NOTHING
 		  RETURNING publication_id
@@ -97,7 +134,7 @@ func (l *Ledger) insertPublication(ctx context.Context, tx pgx.Tx, topic fanfare
 		  INSERT INTO outbox (publication_id, kind) SELECT publication_id, 'start' FROM accepted
 		)
 		SELECT publication_id FROM accepted`,
-		topic, draft.Key, class, channels, content, request, draft.ScheduledAt, draft.ExpiresAt, seconds(l.cfg.Expires)).Scan(&id)
+		asked.TopicID, draft.Key, asked.Class, asked.Channels, content, request, draft.ScheduledAt, draft.ExpiresAt, seconds(l.cfg.Expires), pinned, version).Scan(&id)
 	if errors.Is(err, pgx.ErrNoRows) {
 		// Somebody committed the key while we waited for the lock.
 		id, _, err = existing(ctx, tx, draft)
@@ -160,10 +197,22 @@ func differences(a, b fanfare.Draft) []string {
 	differ("content.url", a.Content.URL == b.Content.URL)
 	differ("content.summary", a.Content.Summary == b.Content.Summary)
 	differ("content.body", a.Content.Body == b.Content.Body)
+	differ("content.template", a.Content.Template == b.Content.Template)
+	differ("content.data", sameData(a.Content.Data, b.Content.Data))
 	differ("class", a.Class == b.Class)
 	differ("scheduled_at", sameTime(a.ScheduledAt, b.ScheduledAt))
 	differ("expires_at", sameTime(a.ExpiresAt, b.ExpiresAt))
 	return fields
+}
+
+// sameData compares data as JSON, where 1 and 1.0 are one number. An empty object is none.
+func sameData(a, b map[string]any) bool {
+	if len(a) == 0 || len(b) == 0 {
+		return len(a) == len(b)
+	}
+	x, errA := json.Marshal(a)
+	y, errB := json.Marshal(b)
+	return errA == nil && errB == nil && bytes.Equal(x, y)
 }
 
 func checkIdempotencyKey(ctx context.Context, tx pgx.Tx, key string, request []byte) error {

@@ -26,7 +26,7 @@ func TestAcceptedIsDurable(t *testing.T) {
 	require.Equal(t, fanfare.Topic("writer-1"), p.Topic)
 	require.Equal(t, fanfare.Accepted, p.State)
 	require.Equal(t, fanfare.Bulk, p.Class, "the default of publications")
-	require.Equal(t, []fanfare.Channel{fanfare.Email}, p.Channels, "the default is what is switched on")
+	require.Equal(t, []fanfare.Channel{fanfare.Email}, p.Channels, "the default is email")
 	require.Equal(t, fanfare.Totals{Intended: 3, Pending: 3}, p.Totals)
 	require.Empty(t, cmp.Diff(map[fanfare.Channel]fanfare.Totals{fanfare.Email: {Intended: 3, Pending: 3}}, p.ByChannel))
 	require.WithinDuration(t, p.AcceptedAt.Add(24*time.Hour), p.ExpiresAt, 0, "the default life of a publication")

@@ -57,15 +57,20 @@ const (
 	Hold   Policy = "hold"   // dead, with the reason doubt_held
 )
 
-// Config is what the ledger has to know. All fields are required.
+// Config is what the ledger has to know. All fields are required that do not say
+// otherwise.
 type Config struct {
-	Channels      []fanfare.Channel          // the channels that are on: the default of a publication
+	Channels      []fanfare.Channel          // the channels that are on
 	Expires       time.Duration              // default life of a publication, from its scheduled time
 	DoubtDeadline time.Duration              // from the end of a call to the policy
 	DoubtPolicy   map[fanfare.Channel]Policy // what is left out is held
 	// Ladder are the waits after the attempts that count, the first after the
 	// first; who is refused once more behind the last is dead. Who only reads needs none.
 	Ladder []time.Duration
+	// Prove renders everything that a publication asks for, and lists what cannot be in an
+	// error that matches fanfare.ErrInvalid: such a publication is not accepted. Who accepts
+	// none needs none.
+	Prove func(fanfare.Announcement) error
 }
 
 // Ledger is the truth about who was sent what. It is safe for concurrent use.

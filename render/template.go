@@ -128,6 +128,8 @@ func (c *checking) text(field string, channel fanfare.Channel, text fanfare.Temp
 		case source == "":
 		case !slices.Contains(has, name):
 			c.add(field+"."+name, "is not carried by this channel")
+		case strings.ContainsRune(source, 0):
+			c.add(field+"."+name, "must not contain a NUL character")
 		case len(source) > limit:
 			c.add(field+"."+name, fmt.Sprintf("has %d bytes, at most %d are possible", len(source), limit))
 		default:

@@ -37,6 +37,14 @@ var wrong = []struct{ constraint, sql string }{
 	{"inbox_counts_are_not_negative", `INSERT INTO inboxes (subscriber_number, unread) SELECT 1, -1 WHERE $1::uuid IS NOT NULL`},
 	{"inbox_counts_are_not_negative", `INSERT INTO inboxes (subscriber_number, last_change) SELECT 1, -1 WHERE $1::uuid IS NOT NULL`},
 
+	{"template_name_is_1_to_200_plain_characters", `INSERT INTO templates SELECT 'a b', 1, 'en', '{}' WHERE $1::uuid IS NOT NULL`},
+	{"template_name_is_1_to_200_plain_characters", `INSERT INTO templates SELECT '', 1, 'en', '{}' WHERE $1::uuid IS NOT NULL`},
+	{"template_name_is_1_to_200_plain_characters", `INSERT INTO templates SELECT repeat('a', 201), 1, 'en', '{}' WHERE $1::uuid IS NOT NULL`},
+	{"template_versions_count_from_1", `INSERT INTO templates SELECT 'a', 0, 'en', '{}' WHERE $1::uuid IS NOT NULL`},
+	{"publication_template_has_its_version", `UPDATE publications SET template = 'a' WHERE publication_id = $1`},
+	{"publication_template_has_its_version", `UPDATE publications SET template_version = 1 WHERE publication_id = $1`},
+	{"publication_template_exists", `UPDATE publications SET template = 'a', template_version = 1 WHERE publication_id = $1`},
+
 	{"publication_key_is_taken", `INSERT INTO publications SELECT (jsonb_populate_record(p, jsonb_build_object('publication_id', uuid_v7()))).* FROM publications p WHERE publication_id = $1`},
 	{"publication_key_is_1_to_200_plain_characters", `UPDATE publications SET key = 'a/b' WHERE publication_id = $1`},
 	{"publication_class_is_known", `UPDATE publications SET class = 'urgent' WHERE publication_id = $1`},

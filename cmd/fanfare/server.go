@@ -13,6 +13,7 @@ import (
 
 	fanfare "github.com/fanfare-dev/fanfare"
 	"github.com/fanfare-dev/fanfare/ledger"
+	"github.com/fanfare-dev/fanfare/render"
 	"github.com/fanfare-dev/fanfare/schema"
 	"github.com/fanfare-dev/fanfare/server"
 )
@@ -65,7 +66,10 @@ Email is on where SENDGRID_API_KEY is set; SendGrid's events are taken in at
 
 func (a *app) serve(ctx context.Context, s serverSettings, migrate bool) error {
 	log := a.logger()
-	books, err := ledger.Open(ctx, string(s.DatabaseURL), serverConns, s.ledgerConfig(s.channels()))
+	renderer := render.New()
+	cfg := s.ledgerConfig(s.channels())
+	cfg.Prove = renderer.Prove
+	books, err := ledger.Open(ctx, string(s.DatabaseURL), serverConns, cfg)
 	if err != nil {
 		return err
 	}
