@@ -189,6 +189,9 @@ func (l *Ledger) EraseSubscriber(ctx context.Context, id fanfare.SubscriberID) e
 				return err
 			}
 		}
+		if err := closeInbox(ctx, tx, number); err != nil {
+			return err
+		}
 		_, err = tx.Exec(ctx, `
 			WITH devices AS (DELETE FROM devices WHERE subscriber_number = $1)
 			UPDATE subscribers SET external_id = NULL, email = NULL, phone = NULL, locale = NULL,

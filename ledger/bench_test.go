@@ -1,6 +1,13 @@
 package ledger_test
 
-import "testing"
+import (
+	"fmt"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	fanfare "github.com/fanfare-dev/fanfare"
+)
 
 // The benchmarks count in recipients: run them with the size of an audience,
 //
@@ -54,6 +61,46 @@ func BenchmarkClaimAndSettle(b *testing.B) {
 	b.ResetTimer()
 	w.sendAll(ref, benchChunk)
 	perSecond(b, "recipients")
+}
+
+// To readers who have an inbox, which all but the first publication finds.
+func BenchmarkPost(b *testing.B) {
+	const owners = 4
+	w := inApp(b)
+	w.subscribed(b.N)
+	for i := range 2 {
+		if i == 1 {
+			b.ResetTimer()
+		}
+		ref := w.posting(fmt.Sprintf("article-%d", i), benchBatch)
+		batches, err := w.OpenBatches(b.Context(), ref.Publication, fanfare.InApp, 0, 1000)
+		require.NoError(b, err)
+		atOnce(b, owners, func(owner int) error {
+			for n := owner; n < len(batches); n += owners {
+				if _, err := w.tryPost(batches[n].BatchRef, benchChunk, "Tides"); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	perSecond(b, "recipients")
+}
+
+// What streams ask twice a second, when nothing has happened.
+func BenchmarkInboxNews(b *testing.B) {
+	const streams = 10000
+	w := posted(b, streams, 1)
+	positions := make([]fanfare.InboxPosition, streams)
+	for i := range positions {
+		positions[i] = fanfare.InboxPosition{Number: fanfare.SubscriberNumber(i + 1), Seen: 1}
+	}
+	b.ResetTimer()
+	for range b.N {
+		news, err := w.InboxNews(b.Context(), positions)
+		require.NoError(b, err)
+		require.Empty(b, news)
+	}
 }
 
 func BenchmarkVerify(b *testing.B) {

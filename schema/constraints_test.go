@@ -36,6 +36,11 @@ var wrong = []struct{ constraint, sql string }{
 	{"device_token_is_1_to_4096_bytes", `INSERT INTO devices (token_hash, subscriber_number, token) SELECT address_hash(t), 1, t FROM repeat('a', 4097) t WHERE $1::uuid IS NOT NULL`},
 	{"inbox_counts_are_not_negative", `INSERT INTO inboxes (subscriber_number, unread) SELECT 1, -1 WHERE $1::uuid IS NOT NULL`},
 	{"inbox_counts_are_not_negative", `INSERT INTO inboxes (subscriber_number, last_change) SELECT 1, -1 WHERE $1::uuid IS NOT NULL`},
+	{"a_closed_inbox_has_nothing_unread", `INSERT INTO inboxes (subscriber_number, unread, closed) SELECT 1, 1, true WHERE $1::uuid IS NOT NULL`},
+	{"item_changes_after_it_came", inboxItem(`2, 1, NULL, NULL`)},
+	{"item_changes_after_it_came", inboxItem(`0, 1, NULL, NULL`)},
+	{"an_archived_item_is_read", inboxItem(`1, 1, NULL, now()`)},
+	{"an_inbox_changes_in_order", inboxItem(`n, 2, NULL, NULL`) + ` FROM generate_series(1, 2) n`},
 
 	{"template_name_is_1_to_200_plain_characters", `INSERT INTO templates SELECT 'a b', 1, 'en', '{}' WHERE $1::uuid IS NOT NULL`},
 	{"template_name_is_1_to_200_plain_characters", `INSERT INTO templates SELECT '', 1, 'en', '{}' WHERE $1::uuid IS NOT NULL`},
@@ -129,6 +134,11 @@ var wrong = []struct{ constraint, sql string }{
 	{"a_breaker_counts_its_openings", provider(`'p', 'half_open', false, NULL, '{}', 0, -1, false, ''`)},
 	{"a_closed_breaker_blames_no_account", provider(`'p', 'closed', false, NULL, '{}', 0, 0, true, ''`)},
 	{"provider_sentences_are_short", provider(`'p', 'closed', false, NULL, '{}', 0, 0, false, repeat('a', 2001)`)},
+}
+
+// inboxItem writes an item with number, change, read_at, archived_at.
+func inboxItem(values string) string {
+	return `INSERT INTO inbox_items (publication_id, subscriber_number, locale, number, change, read_at, archived_at) SELECT $1::uuid, 1, '', ` + values
 }
 
 // call writes a call with claimed_at, begin_by, call_until, ended_at, outcome, first_number, last_number, size.
