@@ -347,6 +347,7 @@ type desk struct {
 	t    *testing.T
 	book *batchBook
 	logs *bytes.Buffer
+	log  *slog.Logger
 	stop chan struct{}
 	// cancel ends the activity's context.
 	cancel context.CancelFunc
@@ -355,21 +356,30 @@ type desk struct {
 
 func newDesk(t *testing.T, book *batchBook, p *provider) *desk {
 	t.Helper()
-	d := &desk{t: t, book: book, logs: new(bytes.Buffer), stop: make(chan struct{})}
+	d := bareDesk(t)
+	d.book = book
 	if p.size == 0 {
 		p.size = 1000
 	}
 	if p.takes == 0 {
 		p.takes = 100 * time.Millisecond
 	}
-	logger := slog.New(slog.NewTextHandler(d.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	d.Sending = &activities.Sending{
 		Planner: book, Tallier: book, Claimer: book, Settler: book, Closer: book, Reporter: book, Senders: []activities.Sender{p}, Breaker: &doors{}, Renderer: renderer{},
 		Links:         activities.Links{PublicURL: "https://fanfare.example", Secret: "secret"},
-		CallsInFlight: 4, Backoff: []time.Duration{time.Second, 3 * time.Second, 10 * time.Second}, Log: logger,
+		CallsInFlight: 4, Backoff: []time.Duration{time.Second, 3 * time.Second, 10 * time.Second}, Log: d.log,
 	}
+	d.env.RegisterActivity(d.Sending)
+	return d
+}
+
+// bareDesk is a desk without activities.
+func bareDesk(t *testing.T) *desk {
+	t.Helper()
+	d := &desk{t: t, logs: new(bytes.Buffer), stop: make(chan struct{})}
+	d.log = slog.New(slog.NewTextHandler(d.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	var suite testsuite.WorkflowTestSuite
-	suite.SetLogger(log.NewStructuredLogger(logger))
+	suite.SetLogger(log.NewStructuredLogger(d.log))
 	d.env = suite.NewTestActivityEnvironment()
 	ctx, cancel := context.WithCancel(t.Context())
 	t.Cleanup(cancel)
@@ -377,7 +387,6 @@ func newDesk(t *testing.T, book *batchBook, p *provider) *desk {
 	d.env.SetWorkerOptions(worker.Options{BackgroundActivityContext: ctx})
 	d.env.SetWorkerStopChannel(d.stop)
 	d.env.SetTestTimeout(time.Hour) // of virtual time
-	d.env.RegisterActivity(d.Sending)
 	return d
 }
 

@@ -113,19 +113,21 @@ func (s *Sending) Send(ctx context.Context, in SendInput) (SendResult, error) {
 	if err := run.sendAll(ctx); err != nil {
 		return SendResult{}, err
 	}
-	tally, err := s.Tallier.Tally(ctx, in.Ref)
-	if err != nil {
-		return SendResult{}, err
+	tally, err := tallyOrClose(ctx, s.Tallier, s.Closer, in.Ref)
+	return SendResult{Tally: tally, Wait: run.wait, Why: run.why}, err
+}
+
+// tallyOrClose tells where a batch stands, and closes it first when nobody in it is sent to
+// any more.
+func tallyOrClose(ctx context.Context, tallier Tallier, closer Closer, ref fanfare.BatchRef) (fanfare.BatchTally, error) {
+	tally, err := tallier.Tally(ctx, ref)
+	if err != nil || tally.Publication != fanfare.Cancelled && tally.Publication != fanfare.Expired {
+		return tally, err
 	}
-	if tally.Publication == fanfare.Cancelled || tally.Publication == fanfare.Expired {
-		if err := closeBatch(ctx, s.Closer, in.Ref); err != nil {
-			return SendResult{}, err
-		}
-		if tally, err = s.Tallier.Tally(ctx, in.Ref); err != nil {
-			return SendResult{}, err
-		}
+	if err := closeBatch(ctx, closer, ref); err != nil {
+		return fanfare.BatchTally{}, err
 	}
-	return SendResult{Tally: tally, Wait: run.wait, Why: run.why}, nil
+	return tallier.Tally(ctx, ref)
 }
 
 // run is one pass of one worker over a batch.
@@ -147,21 +149,28 @@ type run struct {
 }
 
 func (r *run) prepare(ctx context.Context) (err error) {
-	channel := r.in.Ref.Channel
 	if r.about, err = r.Planner.Announcement(ctx, r.in.Ref.Publication); err != nil {
 		return err
 	}
-	r.locales = r.about.Template.Locales(channel)
-	r.messages = map[string]fanfare.Message{}
-	for _, locale := range append([]string{""}, r.locales...) {
-		if locale == "" && len(r.locales) > 0 {
-			continue
-		}
-		if r.messages[locale], err = r.Renderer.Render(channel, r.about, locale); err != nil {
-			return err
+	r.locales, r.messages, err = renderAll(r.Renderer, r.in.Ref.Channel, r.about)
+	return err
+}
+
+// renderAll makes the message of a publication in all locales that it has on the
+// channel; under "" where it is the same for everyone.
+func renderAll(renderer Renderer, channel fanfare.Channel, about fanfare.Announcement) (locales []string, messages map[string]fanfare.Message, err error) {
+	locales = about.Template.Locales(channel)
+	names := locales
+	if len(names) == 0 {
+		names = []string{""}
+	}
+	messages = make(map[string]fanfare.Message, len(names))
+	for _, locale := range names {
+		if messages[locale], err = renderer.Render(channel, about, locale); err != nil {
+			return nil, nil, err
 		}
 	}
-	return nil
+	return locales, messages, nil
 }
 
 // sendAll keeps CallsInFlight calls under way. A recipient is claimed only when

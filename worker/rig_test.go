@@ -54,6 +54,7 @@ type setup struct {
 	batchSize int
 	readers   int
 	sender    sender
+	inApp     bool
 	lookUps   map[string]activities.LookUp
 	ledger    func(*ledger.Config)
 }
@@ -116,7 +117,7 @@ func newRig(t *testing.T, s setup) *rig {
 	}
 	r.config = worker.Config{
 		Ledger: l, Temporal: r.Client, Renderer: renderer{}, LookUps: s.lookUps, BatchSize: s.batchSize, Log: quiet,
-		Senders: map[fanfare.Channel][]activities.Sender{fanfare.Email: {s.sender}}, Breaker: noBreaker{}, Backoff: []time.Duration{200 * time.Millisecond},
+		Senders: map[fanfare.Channel][]activities.Sender{fanfare.Email: {s.sender}}, Breaker: noBreaker{}, InApp: s.inApp, Backoff: []time.Duration{200 * time.Millisecond},
 		Links: activities.Links{PublicURL: "https://fanfare.example", Secret: "secret"},
 	}
 	r.stop = r.run()

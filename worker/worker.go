@@ -34,6 +34,8 @@ type Config struct {
 	// one first, and Breaker says which of them may be called.
 	Senders map[fanfare.Channel][]activities.Sender
 	Breaker activities.Breaker
+	// InApp is true when this worker serves the in-app channel, which has no provider.
+	InApp bool
 	// LookUps are all providers that ever made calls, by name: how each is asked about
 	// one in doubt, or activities.NoLookUp.
 	LookUps   map[string]activities.LookUp
@@ -116,14 +118,29 @@ func newWorkers(cfg Config, fatal func(error)) []sdk.Worker {
 	workers := []sdk.Worker{main}
 	options.DisableWorkflowWorker = true
 	options.MaxConcurrentActivityExecutionSize = sendsAtOnce
-	for channel, senders := range cfg.Senders {
+	for channel, its := range lanes(cfg) {
 		for _, class := range []fanfare.Class{fanfare.Bulk, fanfare.Transactional} {
 			lane := sdk.New(cfg.Temporal, workflows.SendQueue(channel, class), options)
-			lane.RegisterActivity(sending(cfg, channel, senders))
+			lane.RegisterActivity(its)
 			workers = append(workers, lane)
 		}
 	}
 	return workers
+}
+
+// lanes are the activities of each channel that the worker serves. They have the same
+// names on every channel; the queue tells them apart.
+func lanes(cfg Config) map[fanfare.Channel]any {
+	all := map[fanfare.Channel]any{}
+	for channel, senders := range cfg.Senders {
+		all[channel] = sending(cfg, channel, senders)
+	}
+	if cfg.InApp {
+		all[fanfare.InApp] = &activities.Posting{
+			Planner: cfg.Ledger, Tallier: cfg.Ledger, Poster: cfg.Ledger, Closer: cfg.Ledger, Reporter: cfg.Ledger, Renderer: cfg.Renderer,
+		}
+	}
+	return all
 }
 
 // Registry is the part of a worker that Register needs; a replayer has it too.

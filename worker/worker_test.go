@@ -13,6 +13,7 @@ import (
 	"go.temporal.io/sdk/temporal"
 
 	fanfare "github.com/fanfare-dev/fanfare"
+	"github.com/fanfare-dev/fanfare/activities"
 	"github.com/fanfare-dev/fanfare/local/localtest"
 	"github.com/fanfare-dev/fanfare/worker"
 	"github.com/fanfare-dev/fanfare/workflows"
@@ -56,6 +57,27 @@ func TestPublish(t *testing.T) {
 		require.Equal(t, []string{id.WorkflowID()}, r.list(`FanfareKey = "article-1" AND FanfareTopic = "writer-1" AND FanfareState = "completed"`))
 		require.Len(t, r.list(`FanfareChannel = "email" AND FanfareState = "done"`), 4)
 	})
+}
+
+// What is published in the app is in the inboxes, and nobody is called.
+func TestPublishInTheApp(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, setup{batchSize: 30, readers: 100, inApp: true, sender: acceptAll})
+	id := r.publish(func(d *fanfare.Draft) { d.Channels = []fanfare.Channel{fanfare.Email, fanfare.InApp} })
+	p := r.finishes(id)
+	require.Equal(t, fanfare.Completed, p.State)
+	require.Equal(t, fanfare.Totals{Intended: 100, Sent: 100}, p.ByChannel[fanfare.InApp])
+	for _, number := range []fanfare.SubscriberNumber{1, 42, 100} {
+		inbox, err := r.Inbox(t.Context(), fanfare.InboxQuery{Number: number, Limit: 10})
+		require.NoError(t, err)
+		require.Len(t, inbox.Items, 1)
+		require.Equal(t, title, inbox.Items[0].Title)
+		require.EqualValues(t, 1, inbox.Unread)
+	}
+	d, err := r.Delivery(t.Context(), fanfare.DeliveryID{Publication: id, Channel: fanfare.InApp, Number: 42})
+	require.NoError(t, err)
+	require.Equal(t, fanfare.Sent, d.State)
+	require.Equal(t, activities.InApp, d.Provider)
 }
 
 // list waits until the index knows workflows, which takes it a moment.
