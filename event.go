@@ -6,7 +6,7 @@ import "time"
 type EventType string
 
 // The types of events, whatever each provider calls them. Every one but
-// EventUnsubscribed proves that the provider accepted the call.
+// EventUnsubscribed and EventResubscribed proves that the provider accepted the call.
 const (
 	EventProcessed    EventType = "processed" // taken in by the provider
 	EventDeferred     EventType = "deferred"  // the receiver said "later"; the provider goes on trying
@@ -17,6 +17,7 @@ const (
 	EventClicked      EventType = "clicked"
 	EventComplained   EventType = "complained"   // the reader called it spam
 	EventUnsubscribed EventType = "unsubscribed" // at the provider, not here
+	EventResubscribed EventType = "resubscribed" // takes back what EventUnsubscribed said
 )
 
 // ProviderEvent is one event as a provider's webhook brought it.
@@ -43,4 +44,4 @@ type ProviderEvent struct {
 }
 
 // Proves reports whether the event proves that the provider accepted the call.
-func (t EventType) Proves() bool { return t != EventUnsubscribed }
+func (t EventType) Proves() bool { return t != EventUnsubscribed && t != EventResubscribed }

@@ -150,11 +150,19 @@ func (f *fakeLedger) TakeEvents(ctx context.Context, events []fanfare.ProviderEv
 	return nil
 }
 
+// calledWebhook notes where it was called, as the provider wrote it.
+type calledWebhook struct{ at chan string }
+
+func (w calledWebhook) Events(uri string, _ http.Header, _ []byte, _ time.Time) ([]fanfare.ProviderEvent, error) {
+	w.at <- uri
+	return nil, nil
+}
+
 // fakeWebhook takes a body whose header names its signature, and reads an event
 // from each of its bytes.
 type fakeWebhook struct{}
 
-func (fakeWebhook) Events(header http.Header, body []byte, now time.Time) ([]fanfare.ProviderEvent, error) {
+func (fakeWebhook) Events(_ string, header http.Header, body []byte, now time.Time) ([]fanfare.ProviderEvent, error) {
 	switch header.Get("Signature") {
 	case "good":
 	case "stale":

@@ -17,11 +17,12 @@ import (
 // kilobyte, and providers put some thousand into a body at most.
 const maxEvents = 10 << 20
 
-// Webhook reads what one provider posts. The body is as it came, because signatures
-// are made over its bytes. It fails with fanfare.ErrBadSignature or
-// ErrStaleSignature, or ErrInvalid where what is signed cannot be read.
+// Webhook reads what one provider posts. uri, which is the path and the query, and the
+// body are as they came, because signatures are made over their bytes. It fails with
+// fanfare.ErrBadSignature or ErrStaleSignature, or ErrInvalid where what is signed
+// cannot be read.
 type Webhook interface {
-	Events(header http.Header, body []byte, now time.Time) ([]fanfare.ProviderEvent, error)
+	Events(uri string, header http.Header, body []byte, now time.Time) ([]fanfare.ProviderEvent, error)
 }
 
 // EventTaker commits events. Those that came before are no error, and neither are
@@ -49,7 +50,7 @@ func (w *webhooks) TakeEvents(c echo.Context, provider string) error {
 	if err != nil {
 		return err
 	}
-	events, err := webhook.Events(c.Request().Header, body, w.now())
+	events, err := webhook.Events(c.Request().URL.RequestURI(), c.Request().Header, body, w.now())
 	if err != nil {
 		// The provider shows nobody why it is refused; the log must.
 		w.log.Warn("a webhook was refused", "provider", provider, "request_id", requestID(c), "why", problemOf(err).detail)

@@ -37,6 +37,17 @@ func TestWebhooksAreTakenIn(t *testing.T) {
 	require.Equal(t, http.StatusMethodNotAllowed, r.send(t, http.MethodGet, "/webhooks/sendgrid-2", "", noKey).status)
 }
 
+// A signature is made over the address too, and no other spelling of it will do.
+func TestWebhooksKnowWhereTheyWereCalled(t *testing.T) {
+	t.Parallel()
+	called := calledWebhook{at: make(chan string, 1)}
+	r := start(t, func(c *Config, _ *spans, _ *[]Check) { c.Webhooks = map[string]Webhook{"twilio": called} })
+	for _, at := range []string{"/webhooks/twilio", "/webhooks/twilio?", "/webhooks/twilio?delivery=a.sms.1&call=b%2Bc+d%20e&&x=%zz;y", "/webhooks/tw%69lio?z=1&a=2"} {
+		require.Equal(t, http.StatusNoContent, r.send(t, http.MethodPost, at, "", noKey).status, at)
+		require.Equal(t, at, <-called.at)
+	}
+}
+
 func TestWebhooksThatAreRefused(t *testing.T) {
 	t.Parallel()
 	r := start(t, withWebhooks)

@@ -65,7 +65,8 @@ func readKey(text string) *ecdsa.PublicKey {
 	return nil
 }
 
-// Events gives the events of a post, in its order. body is the body as it came,
+// Events gives the events of a post, in its order. SendGrid does not sign the address
+// that it called, so that nothing depends on it. body is the body as it came,
 // with whatever stands at its end: the signature is made over its bytes. It fails
 // with fanfare.ErrBadSignature, with fanfare.ErrStaleSignature when a valid
 // signature is more than five minutes away from now, and with fanfare.ErrInvalid
@@ -73,7 +74,7 @@ func readKey(text string) *ecdsa.PublicKey {
 //
 // An entry that means nothing here, of an unknown type or without a time, is left
 // out and takes no other with it.
-func (w *Webhook) Events(header http.Header, body []byte, now time.Time) ([]fanfare.ProviderEvent, error) {
+func (w *Webhook) Events(_ string, header http.Header, body []byte, now time.Time) ([]fanfare.ProviderEvent, error) {
 	if err := w.verify(header, body, now); err != nil {
 		return nil, fmt.Errorf("verify a post of %s: %w", w.name, err)
 	}

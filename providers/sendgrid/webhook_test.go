@@ -30,6 +30,9 @@ import (
 	"github.com/fanfare-dev/fanfare/providers/sendgrid"
 )
 
+// called is the address of a post, which SendGrid does not sign.
+const called = "/webhooks/sendgrid"
+
 var posted = time.Date(2026, 11, 20, 10, 30, 0, 0, time.UTC)
 
 // shown is a public key as SendGrid shows one.
@@ -78,7 +81,7 @@ func seconds(at time.Time) string { return strconv.FormatInt(at.Unix(), 10) }
 func read(t testing.TB, body string) ([]fanfare.ProviderEvent, error) {
 	t.Helper()
 	s := newSigner(t)
-	return s.webhook(t).Events(s.sign(t, []byte(body), seconds(posted)), []byte(body), posted)
+	return s.webhook(t).Events(called, s.sign(t, []byte(body), seconds(posted)), []byte(body), posted)
 }
 
 // one is an event of ours; edits add or replace fields, and nil takes one away.
@@ -145,7 +148,7 @@ func TestEventsSignedBySendGrid(t *testing.T) {
 	w, err := sendgrid.NewWebhook("sendgrid", key)
 	require.NoError(t, err)
 	now := time.Unix(1600112502, 0)
-	events, err := w.Events(headers(signature, stamp), []byte(body), now)
+	events, err := w.Events(called, headers(signature, stamp), []byte(body), now)
 	require.NoError(t, err)
 	require.Len(t, events, 1)
 	require.Equal(t, fanfare.EventDropped, events[0].Type)
@@ -154,12 +157,12 @@ func TestEventsSignedBySendGrid(t *testing.T) {
 	require.Equal(t, time.Date(2020, 9, 14, 19, 41, 32, 0, time.UTC), events[0].At)
 
 	for _, changed := range []string{strings.TrimSpace(body), body + "\n", strings.Replace(body, "hello", "hallo", 1), strings.ReplaceAll(body, ",", ", "), ""} {
-		_, err := w.Events(headers(signature, stamp), []byte(changed), now)
+		_, err := w.Events(called, headers(signature, stamp), []byte(changed), now)
 		require.ErrorIs(t, err, fanfare.ErrBadSignature)
 	}
-	_, err = w.Events(headers(signature, "1600112503"), []byte(body), now)
+	_, err = w.Events(called, headers(signature, "1600112503"), []byte(body), now)
 	require.ErrorIs(t, err, fanfare.ErrBadSignature)
-	_, err = w.Events(headers(signature, stamp), []byte(body), now.Add(time.Hour))
+	_, err = w.Events(called, headers(signature, stamp), []byte(body), now.Add(time.Hour))
 	require.ErrorIs(t, err, fanfare.ErrStaleSignature)
 }
 
@@ -185,7 +188,7 @@ func TestEventsThatAreNotSigned(t *testing.T) {
 		"signed negative time":  s.sign(t, body, "-1"),
 		"signed no time":        s.sign(t, body, ""),
 	} {
-		events, err := s.webhook(t).Events(header, body, posted)
+		events, err := s.webhook(t).Events(called, header, body, posted)
 		require.ErrorIs(t, err, fanfare.ErrBadSignature, name)
 		require.NotErrorIs(t, err, fanfare.ErrStaleSignature, name)
 		require.ErrorContains(t, err, "sendgrid", name)
@@ -206,14 +209,14 @@ func TestEventsOfAnotherTime(t *testing.T) {
 			if at.Unix() < 0 {
 				continue
 			}
-			_, err := w.Events(s.sign(t, body, seconds(at)), body, posted)
+			_, err := w.Events(called, s.sign(t, body, seconds(at)), body, posted)
 			if fresh {
 				require.NoError(t, err, apart)
 				continue
 			}
 			require.ErrorIs(t, err, fanfare.ErrStaleSignature, apart)
 			require.NotErrorIs(t, err, fanfare.ErrBadSignature, apart)
-			_, err = w.Events(newSigner(t).sign(t, body, seconds(at)), body, posted)
+			_, err = w.Events(called, newSigner(t).sign(t, body, seconds(at)), body, posted)
 			require.ErrorIs(t, err, fanfare.ErrBadSignature, apart)
 		}
 	}
@@ -394,7 +397,7 @@ func FuzzSignatures(f *testing.F) {
 	f.Add("MAYCAf8CAf8=", seconds(posted), body)
 	f.Add("MIAAAA==", "99999999999999999999", []byte{})
 	f.Fuzz(func(t *testing.T, signature, stamp string, body []byte) {
-		_, err := w.Events(headers(signature, stamp), body, posted)
+		_, err := w.Events(called, headers(signature, stamp), body, posted)
 		require.ErrorIs(t, err, fanfare.ErrBadSignature)
 	})
 }
@@ -409,7 +412,7 @@ func BenchmarkEvents(b *testing.B) {
 			b.SetBytes(int64(len(body)))
 			b.ReportAllocs()
 			for b.Loop() {
-				if events, err := w.Events(header, body, posted); err != nil || len(events) != n {
+				if events, err := w.Events(called, header, body, posted); err != nil || len(events) != n {
 					b.Fatal(len(events), err)
 				}
 			}
