@@ -89,7 +89,11 @@ func (r *run) call(ctx context.Context, l *leased) fanfare.Reply {
 		Recipients: make([]fanfare.Recipient, len(l.Recipients)),
 	}
 	for i, c := range l.Recipients {
-		call.Recipients[i] = fanfare.Recipient{Number: c.Number, Address: c.Address, Devices: c.Devices, Unsubscribe: r.Links.unsubscribe(r.about.TopicID, c.Number)}
+		to := fanfare.Recipient{Number: c.Number, Address: c.Address, Devices: c.Devices}
+		if call.Channel == fanfare.Email { // where links have their place
+			to.Unsubscribe, to.Preferences = r.Links.unsubscribe(r.about.TopicID, c.Number), r.Links.preferences(r.about.TopicID, c.Number)
+		}
+		call.Recipients[i] = to
 	}
 	if err := l.lease.MayBegin(); err != nil {
 		return fanfare.Reply{Outcome: fanfare.Outcome{Kind: fanfare.OutcomeReleased, Detail: "the claim took too long"}}

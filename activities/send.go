@@ -84,6 +84,10 @@ func (l Links) unsubscribe(topic fanfare.TopicID, number fanfare.SubscriberNumbe
 	return l.PublicURL + "/unsubscribe/" + fanfare.UnsubscribeLink{Topic: topic, Number: number}.Token(l.Secret)
 }
 
+func (l Links) preferences(topic fanfare.TopicID, number fanfare.SubscriberNumber) string {
+	return l.PublicURL + "/preferences/" + fanfare.PreferencesLink{Topic: topic, Number: number}.Token(l.Secret)
+}
+
 // SendInput names the batch to send. Failures counts the runs in a row after
 // which the provider was not to be reached.
 type SendInput struct {

@@ -63,6 +63,11 @@ func TestSendTellsTheProviderAllItNeeds(t *testing.T) {
 			link, err := fanfare.ParseUnsubscribeToken("secret", token)
 			require.NoError(t, err)
 			require.Equal(t, fanfare.UnsubscribeLink{Topic: 42, Number: number}, link)
+			token, found = strings.CutPrefix(r.Preferences, "https://fanfare.example/preferences/")
+			require.True(t, found)
+			prefers, err := fanfare.ParsePreferencesToken("secret", token)
+			require.NoError(t, err)
+			require.Equal(t, fanfare.PreferencesLink{Topic: 42, Number: number}, prefers)
 		}
 		require.Equal(t, []settled{{call: "call-1", size: 2, result: fanfare.Result{Outcome: accepted.Outcome, ProviderID: "m-1"}}}, book.settled)
 	})

@@ -20,10 +20,10 @@ const (
 )
 
 // maxLink keeps "List-Unsubscribe: <link>" within a header's 998 bytes (RFC 5322,
-// 2.1.1), and with it far below SendGrid's 10,000 bytes of substitutions.
+// 2.1.1), and both links far below SendGrid's 10,000 bytes of substitutions.
 const maxLink = 900
 
-var errLink = errors.New("an unsubscribe link is not a plain http(s) URL: check FANFARE_PUBLIC_URL")
+var errLink = errors.New("a link is not a plain http(s) URL: check FANFARE_PUBLIC_URL")
 
 // encode writes the request of a call.
 //
@@ -41,10 +41,14 @@ func (s *Sender) encode(call fanfare.Call) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encode call %s: %w", call.ID, err)
 	}
-	body := make([]byte, 0, len(shared)+len(call.Recipients)*512)
+	body := make([]byte, 0, len(shared)+len(call.Recipients)*640)
 	body = append(body, `{"personalizations":[`...)
+	prefers := strings.Contains(call.Message.HTML, fanfare.PreferencesTag) || strings.Contains(call.Message.Text, fanfare.PreferencesTag)
 	for i, to := range call.Recipients {
-		if !plainLink(to.Unsubscribe) {
+		if !prefers {
+			to.Preferences = "" // no need to carry what stands nowhere
+		}
+		if !plainLink(to.Unsubscribe) || prefers && !plainLink(to.Preferences) {
 			return nil, fmt.Errorf("encode call %s: recipient %d: %w", call.ID, to.Number, errLink)
 		}
 		if i > 0 {
@@ -92,6 +96,10 @@ func appendPersonalization(b []byte, to fanfare.Recipient, id []byte, delivery s
 	b = append(b, to.Unsubscribe...)
 	b = append(b, `>","List-Unsubscribe-Post":"List-Unsubscribe=One-Click"},"substitutions":{"`+fanfare.UnsubscribeTag+`":"`...)
 	b = append(b, to.Unsubscribe...)
+	if to.Preferences != "" {
+		b = append(b, `","`+fanfare.PreferencesTag+`":"`...)
+		b = append(b, to.Preferences...)
+	}
 	b = append(b, `"},"custom_args":{"`+argCall+`":`...)
 	b = append(b, id...)
 	b = append(b, `,"`+argDelivery+`":`...)

@@ -28,8 +28,8 @@ func callOf(n int) fanfare.Call {
 		Channel:     fanfare.Email,
 		Message: fanfare.Message{
 			Subject: "Why the tide tables were wrong",
-			HTML:    strings.Repeat("<p>Nobody noticed.</p>", 150) + `<a href="` + fanfare.UnsubscribeTag + `">Unsubscribe</a>`,
-			Text:    strings.Repeat("Nobody noticed.\n", 60) + fanfare.UnsubscribeTag,
+			HTML:    strings.Repeat("<p>Nobody noticed.</p>", 150) + `<a href="` + fanfare.UnsubscribeTag + `">Unsubscribe</a><a href="` + fanfare.PreferencesTag + `">Preferences</a>`,
+			Text:    strings.Repeat("Nobody noticed.\n", 60) + fanfare.UnsubscribeTag + "\n" + fanfare.PreferencesTag,
 		},
 	}
 	for i := range n {
@@ -37,6 +37,7 @@ func callOf(n int) fanfare.Call {
 			Number:      fanfare.SubscriberNumber(i + 1),
 			Address:     fmt.Sprintf("reader-%06d@readers.example", i),
 			Unsubscribe: fmt.Sprintf("https://blog.example/unsubscribe/AQID4mT0kq1cVbX9Jz2wQw%06d", i),
+			Preferences: fmt.Sprintf("https://blog.example/preferences/AQIDw0kq1cVbX4mT9Jz2wQ%06d", i),
 		})
 	}
 	return call
@@ -52,6 +53,7 @@ func (s *Sender) viaSDK(call fanfare.Call) ([]byte, error) {
 		p.SetHeader("List-Unsubscribe", "<"+to.Unsubscribe+">")
 		p.SetHeader("List-Unsubscribe-Post", "List-Unsubscribe=One-Click")
 		p.SetSubstitution(fanfare.UnsubscribeTag, to.Unsubscribe)
+		p.SetSubstitution(fanfare.PreferencesTag, to.Preferences)
 		p.SetCustomArg("call", string(call.ID))
 		p.SetCustomArg("delivery", fanfare.DeliveryID{Publication: call.Publication, Channel: call.Channel, Number: to.Number}.String())
 		m.AddPersonalizations(p)
@@ -78,6 +80,25 @@ func TestEncodeAsTheSDKDoes(t *testing.T) {
 	// SendGrid names it.
 	b.(map[string]any)["personalizations"].([]any)[5].(map[string]any)["to"] = []any{map[string]any{"email": ""}}
 	require.Empty(t, cmp.Diff(b, a))
+}
+
+// A message in which no preferences link stands carries none, and needs none.
+func TestEncodeWithoutAPreferencesLink(t *testing.T) {
+	t.Parallel()
+	call := callOf(2)
+	s := benchSender(t)
+	call.Recipients[1].Preferences = "javascript:alert(1)"
+	_, err := s.encode(call)
+	require.ErrorIs(t, err, errLink)
+
+	call.Message.HTML = strings.ReplaceAll(call.Message.HTML, fanfare.PreferencesTag, "")
+	_, err = s.encode(call)
+	require.ErrorIs(t, err, errLink, "it stands in the text")
+	call.Message.Text = strings.ReplaceAll(call.Message.Text, fanfare.PreferencesTag, "")
+	body, err := s.encode(call)
+	require.NoError(t, err)
+	require.NotContains(t, string(body), "preferences")
+	require.Contains(t, string(body), `"substitutions":{"[%fanfare_unsubscribe%]":"https://blog.example/unsubscribe/AQID4mT0kq1cVbX9Jz2wQw000001"}`)
 }
 
 func BenchmarkEncode(b *testing.B) {

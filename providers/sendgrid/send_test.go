@@ -31,8 +31,8 @@ func call(recipients int) fanfare.Call {
 		ID: callID, Publication: publication, Channel: fanfare.Email,
 		Message: fanfare.Message{
 			Subject: "Why the tide tables were wrong",
-			HTML:    `<p>Hello &amp; welcome</p><a href="` + fanfare.UnsubscribeTag + `">Unsubscribe</a>`,
-			Text:    "Hello & welcome\nNobody had noticed for eighty years that they were wrong\nUnsubscribe: " + fanfare.UnsubscribeTag + "\n",
+			HTML:    `<p>Hello &amp; welcome</p><a href="` + fanfare.UnsubscribeTag + `">Unsubscribe</a> <a href="` + fanfare.PreferencesTag + `">Preferences</a>`,
+			Text:    "Hello & welcome\nNobody had noticed for eighty years that they were wrong\nUnsubscribe: " + fanfare.UnsubscribeTag + "\nPreferences: " + fanfare.PreferencesTag + "\n",
 		},
 	}
 	for i := range recipients {
@@ -40,6 +40,7 @@ func call(recipients int) fanfare.Call {
 			Number:      fanfare.SubscriberNumber(i + 1),
 			Address:     fmt.Sprintf("reader-%d@readers.example", i),
 			Unsubscribe: fmt.Sprintf("https://blog.example/unsubscribe/AQ%dID4mT0kq1cVbX9Jz2wQw", i),
+			Preferences: fmt.Sprintf("https://blog.example/preferences/AQ%dIDw0kq1cVbX4mT9Jz2wQ", i),
 		})
 	}
 	return c
@@ -385,7 +386,7 @@ func TestSendRefusesWhatCannotBe(t *testing.T) {
 		c.Recipients[1].Unsubscribe = link
 		reply := s.Send(ctx, c)
 		require.Equal(t, fanfare.OutcomeUnavailable, reply.Outcome.Kind, "%q", link)
-		require.Contains(t, reply.Outcome.Detail, "recipient 2: an unsubscribe link is not a plain http(s) URL: check FANFARE_PUBLIC_URL")
+		require.Contains(t, reply.Outcome.Detail, "recipient 2: a link is not a plain http(s) URL: check FANFARE_PUBLIC_URL")
 		require.NotContains(t, reply.Outcome.Detail, "@")
 	}
 }

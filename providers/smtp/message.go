@@ -19,7 +19,7 @@ import (
 const maxLink = 900
 
 var (
-	errLink    = errors.New("an unsubscribe link is not a plain http(s) URL: check FANFARE_PUBLIC_URL")
+	errLink    = errors.New("a link is not a plain http(s) URL: check FANFARE_PUBLIC_URL")
 	errAddress = errors.New("the address has no form that SMTP takes")
 )
 
@@ -40,7 +40,8 @@ func (s *Sender) compose(call fanfare.Call) (envelope, error) {
 	if err != nil || to.Address != recipient.Address || strings.ContainsFunc(to.Address, unicode.IsControl) {
 		return envelope{}, errAddress
 	}
-	if !plainLink(recipient.Unsubscribe) {
+	prefers := strings.Contains(call.Message.HTML, fanfare.PreferencesTag) || strings.Contains(call.Message.Text, fanfare.PreferencesTag)
+	if !plainLink(recipient.Unsubscribe) || prefers && !plainLink(recipient.Preferences) {
 		return envelope{}, errLink
 	}
 	m := mail.NewMsg(mail.WithNoDefaultUserAgent())
@@ -73,7 +74,7 @@ func (s *Sender) compose(call fanfare.Call) (envelope, error) {
 }
 
 func personal(content string, to fanfare.Recipient) string {
-	return strings.ReplaceAll(content, fanfare.UnsubscribeTag, to.Unsubscribe)
+	return strings.NewReplacer(fanfare.UnsubscribeTag, to.Unsubscribe, fanfare.PreferencesTag, to.Preferences).Replace(content)
 }
 
 // linkSigns need no escaping anywhere that a link is put.

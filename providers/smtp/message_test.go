@@ -31,7 +31,7 @@ var headers = []string{"Content-Type", "Date", "From", "List-Unsubscribe", "List
 func TestNoFieldBreaksOut(t *testing.T) {
 	t.Parallel()
 	s := composer(t)
-	piece := rapid.SampledFrom([]string{"\r\n", "\n", "\r", "Bcc: x@evil.example", ".", "a", "é", " ", "<", ">", ",", "\"", "@", "\x00", "=?utf-8?q?", "?=", "--", ":", "\u2028", "tide", fanfare.UnsubscribeTag})
+	piece := rapid.SampledFrom([]string{"\r\n", "\n", "\r", "Bcc: x@evil.example", ".", "a", "é", " ", "<", ">", ",", "\"", "@", "\x00", "=?utf-8?q?", "?=", "--", ":", "\u2028", "tide", fanfare.UnsubscribeTag, fanfare.PreferencesTag})
 	text := func(t *rapid.T, name string) string {
 		return strings.Join(rapid.SliceOfN(piece, 0, 30).Draw(t, name), "")
 	}
@@ -41,6 +41,7 @@ func TestNoFieldBreaksOut(t *testing.T) {
 		if rapid.Bool().Draw(t, "wild") {
 			c.Recipients[0].Address = text(t, "address") + "reader@readers.example" + text(t, "after")
 			c.Recipients[0].Unsubscribe = "https://blog.example/" + text(t, "link")
+			c.Recipients[0].Preferences = "https://blog.example/" + text(t, "other link")
 		}
 		e, err := s.compose(c)
 		if err != nil {
@@ -87,13 +88,21 @@ func TestLinksThatAreNotPlainAreOurFault(t *testing.T) {
 		"", "blog.example/unsubscribe/x", "javascript:alert(1)", "https://blog.example/<x>", "https://blog.example/\r\nBcc: a@b", `https://blog.example/"x`,
 		"https://blog.example/é", "https://blog.example/" + strings.Repeat("x", maxLink),
 	} {
-		c := call(7)
-		c.Recipients[0].Unsubscribe = link
-		outcome := s.Send(leased(t), c).Outcome
-		require.Equal(t, fanfare.OutcomeUnavailable, outcome.Kind, "%q", link)
-		require.True(t, outcome.Account)
-		require.Contains(t, outcome.Detail, "FANFARE_PUBLIC_URL")
+		for _, place := range []func(*fanfare.Recipient) *string{
+			func(r *fanfare.Recipient) *string { return &r.Unsubscribe }, func(r *fanfare.Recipient) *string { return &r.Preferences },
+		} {
+			c := call(7)
+			*place(&c.Recipients[0]) = link
+			outcome := s.Send(leased(t), c).Outcome
+			require.Equal(t, fanfare.OutcomeUnavailable, outcome.Kind, "%q", link)
+			require.True(t, outcome.Account)
+			require.Contains(t, outcome.Detail, "FANFARE_PUBLIC_URL")
+		}
 	}
+	c := call(7)
+	c.Message, c.Recipients[0].Preferences = fanfare.Message{Subject: "Tides", Text: "No link stands here."}, ""
+	_, err := s.compose(c)
+	require.NoError(t, err, "a message in which no preferences link stands needs none")
 }
 
 func TestContentArrivesAsWritten(t *testing.T) {
@@ -101,7 +110,7 @@ func TestContentArrivesAsWritten(t *testing.T) {
 	c := call(7)
 	c.Message = fanfare.Message{
 		Subject: "Über die Gezeiten: " + strings.Repeat("längere Titel ", 12) + "…",
-		Text:    "Ebbe\n\n.\n..\nFrom here\n" + strings.Repeat("ö", 3000) + "\n" + fanfare.UnsubscribeTag + " " + fanfare.UnsubscribeTag + "\n",
+		Text:    "Ebbe\n\n.\n..\nFrom here\n" + strings.Repeat("ö", 3000) + "\n" + fanfare.UnsubscribeTag + " " + fanfare.PreferencesTag + " " + fanfare.UnsubscribeTag + "\n",
 		HTML:    "<p>" + strings.Repeat("Flut &amp; Ebbe ", 500) + `</p><a href="` + fanfare.UnsubscribeTag + `">x</a>`,
 	}
 	e, err := composer(t).compose(c)
@@ -114,13 +123,13 @@ func TestContentArrivesAsWritten(t *testing.T) {
 	_, params, err := mime.ParseMediaType(m.Header.Get("Content-Type"))
 	require.NoError(t, err)
 	parts := multipart.NewReader(m.Body, params["boundary"])
-	link := c.Recipients[0].Unsubscribe
+	links := strings.NewReplacer(fanfare.UnsubscribeTag, c.Recipients[0].Unsubscribe, fanfare.PreferencesTag, c.Recipients[0].Preferences)
 	for _, want := range []string{c.Message.Text, c.Message.HTML} {
 		part, err := parts.NextRawPart()
 		require.NoError(t, err)
 		got, err := io.ReadAll(quotedprintable.NewReader(part))
 		require.NoError(t, err)
-		require.Equal(t, strings.ReplaceAll(want, fanfare.UnsubscribeTag, link), strings.ReplaceAll(string(got), "\r\n", "\n"))
+		require.Equal(t, links.Replace(want), strings.ReplaceAll(string(got), "\r\n", "\n"))
 	}
 	_, err = parts.NextRawPart()
 	require.ErrorIs(t, err, io.EOF)

@@ -31,13 +31,14 @@ func call(number fanfare.SubscriberNumber) fanfare.Call {
 		ID: callID, Publication: "0198c5a0-7d1e-7cc3-98c4-dc0c0c07398f", Channel: fanfare.Email,
 		Message: fanfare.Message{
 			Subject: "Why the tide tables were wrong",
-			HTML:    `<p>Hello &amp; welcome</p><a href="` + fanfare.UnsubscribeTag + `">Unsubscribe</a>`,
-			Text:    "Hello & welcome\n.\nNobody had noticed for eighty years that they were wrong.\nUnsubscribe: " + fanfare.UnsubscribeTag + "\n",
+			HTML:    `<p>Hello &amp; welcome</p><a href="` + fanfare.UnsubscribeTag + `">Unsubscribe</a> <a href="` + fanfare.PreferencesTag + `">Preferences</a>`,
+			Text:    "Hello & welcome\n.\nNobody had noticed for eighty years that they were wrong.\nUnsubscribe: " + fanfare.UnsubscribeTag + "\nPreferences: " + fanfare.PreferencesTag + "\n",
 		},
 		Recipients: []fanfare.Recipient{{
 			Number:      number,
 			Address:     fmt.Sprintf("reader-%d@readers.example", number),
 			Unsubscribe: fmt.Sprintf("https://blog.example/unsubscribe/AQ%dID4mT0kq1cVbX9Jz2wQw", number),
+			Preferences: fmt.Sprintf("https://blog.example/preferences/AQ%dIDw0kq1cVbX4mT9Jz2wQ", number),
 		}},
 	}
 }
