@@ -25,3 +25,24 @@ type Suppression struct {
 	Provider  string            `json:"provider,omitempty"` // who said so; empty for a person
 	CreatedAt time.Time         `json:"created_at"`
 }
+
+// Valid reports whether r is one of the reasons.
+func (r SuppressionReason) Valid() bool {
+	switch r {
+	case SuppressedBounced, SuppressedSoftBounces, SuppressedComplained, SuppressedUnsubscribed,
+		SuppressedStopped, SuppressedInvalid, SuppressedDeadToken, SuppressedManual:
+		return true
+	}
+	return false
+}
+
+// SuppressionQuery chooses a page of suppressions. Empty fields choose all.
+type SuppressionQuery struct {
+	Channel Channel
+	Reason  SuppressionReason
+	Address string
+	Limit   int
+	// AfterChannel and AfterHash are the last of the page before.
+	AfterChannel Channel
+	AfterHash    string
+}

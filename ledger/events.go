@@ -25,7 +25,7 @@ const (
 // ApplyEvents. Of an address it keeps the hash.
 func (l *Ledger) TakeEvents(ctx context.Context, events []fanfare.ProviderEvent) error {
 	b := &pgx.Batch{}
-	for chunk := range slices.Chunk(events, takenAtOnce) {
+	for chunk := range slices.Chunk(heardAtOnce(b, events), takenAtOnce) {
 		b.Queue(takeEventsSQL, columnsOf(chunk)...)
 	}
 	return failed("take events", l.pipeline(ctx, b))
@@ -73,8 +73,9 @@ func eventText(s string, most int) *string {
 //
 // Each event is stored once. It proves that the provider accepted its call,
 // whatever the call's own answer was; for its delivery the strongest of all events
-// counts, in whatever order they come. Bounces for good and complaints suppress the
-// address. Events for nobody are kept aside.
+// counts, in whatever order they come. Bounces for good, too many that are not,
+// complaints, and leaving at the provider suppress the address. Events for nobody
+// are kept aside.
 func (l *Ledger) ApplyEvents(ctx context.Context, limit int) (applied int, err error) {
 	err = l.transact(ctx, func(tx pgx.Tx) error {
 		picked, err := pickEvents(ctx, tx, limit)
@@ -153,7 +154,7 @@ type proof struct {
 func (p picked) store(ctx context.Context, tx pgx.Tx) (proofs []proof, waiting int, err error) {
 	b := &pgx.Batch{}
 	b.Queue(lockBatchesSQL, p.publications, p.channels, p.batches)
-	b.Queue(storeEventsSQL, p.ids).Query(func(rows pgx.Rows) error {
+	b.Queue(storeEventsSQL, p.ids, seconds(softBouncesWithin), softBouncesAtMost).Query(func(rows pgx.Rows) error {
 		var publication, call, kind, providerID *string
 		var channel *string
 		var batch *int
@@ -188,7 +189,7 @@ SELECT FROM (
 CROSS JOIN LATERAL (SELECT FROM batches b WHERE b.publication_id = k.publication_id AND b.channel = k.channel AND b.n = k.n FOR UPDATE) b`
 
 	// What one applier waits for another with, digests and hashes, is written in
-	// one order too. $1 places in the inbox.
+	// one order too. $1 places in the inbox, $2 and $3 the rule of soft bounces.
 	storeEventsSQL = `
 WITH gone AS (
   DELETE FROM event_inbox WHERE event_inbox_id = ANY ($1::bigint[]) RETURNING *
@@ -214,11 +215,29 @@ WITH gone AS (
   ON CONFLICT DO NOTHING
   RETURNING publication_id, subscriber_number, channel, type, at, call_id, digest
 ), suppressed AS (
-  INSERT INTO suppressions (channel, address_hash, reason)
-  SELECT DISTINCT ON (channel, address_hash) channel, address_hash, type FROM event
-  WHERE NOT waits AND (type = 'complained' OR type = 'bounced' AND permanent) AND address_hash IS NOT NULL
+  INSERT INTO suppressions (channel, address_hash, reason, provider)
+  SELECT DISTINCT ON (channel, address_hash) channel, address_hash, type, provider FROM event
+  WHERE NOT waits AND (type IN ('complained', 'unsubscribed') OR type = 'bounced' AND permanent) AND address_hash IS NOT NULL
     AND (digest IN (SELECT digest FROM stored)) IS TRUE
   ORDER BY channel, address_hash, type
+  ON CONFLICT DO NOTHING
+), soft AS (
+  INSERT INTO soft_bounces (channel, address_hash, publication_id, subscriber_number, at)
+  SELECT DISTINCT ON (channel, address_hash, publication_id, subscriber_number) channel, address_hash, publication_id, subscriber_number, at FROM event
+  WHERE NOT waits AND type = 'bounced' AND NOT permanent AND address_hash IS NOT NULL AND (digest IN (SELECT digest FROM stored)) IS TRUE
+  ORDER BY channel, address_hash, publication_id, subscriber_number, at
+  ON CONFLICT DO NOTHING
+  RETURNING channel, address_hash, at
+), worn AS (
+  INSERT INTO suppressions (channel, address_hash, reason, provider)
+  SELECT s.channel, s.address_hash, 'soft_bounces', (SELECT min(provider) FROM event e WHERE e.channel = s.channel AND e.address_hash = s.address_hash)
+  FROM (SELECT channel, address_hash, count(*) AS more, max(at) AS last FROM soft GROUP BY channel, address_hash) s
+  CROSS JOIN LATERAL (SELECT count(*) AS before FROM soft_bounces b
+    WHERE b.channel = s.channel AND b.address_hash = s.address_hash AND b.at > s.last - make_interval(secs => $2) OFFSET 0) b
+  WHERE s.more + b.before >= $3
+    AND NOT EXISTS (SELECT FROM event e WHERE e.channel = s.channel AND e.address_hash = s.address_hash AND NOT e.waits
+      AND (e.type IN ('complained', 'unsubscribed') OR e.type = 'bounced' AND e.permanent)) -- said by suppressed
+  ORDER BY s.channel, s.address_hash
   ON CONFLICT DO NOTHING
 ), proof AS (
   SELECT DISTINCT ON (publication_id, call_id) * FROM stored

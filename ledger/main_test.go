@@ -160,7 +160,7 @@ func (w *world) unsubscribe(i int) {
 
 func (w *world) suppress(email string) {
 	w.t.Helper()
-	w.exec(`INSERT INTO suppressions (channel, address_hash, reason) VALUES ('email', address_hash($1), 'bounce')`, email)
+	w.exec(`INSERT INTO suppressions (channel, address_hash, reason) VALUES ('email', address_hash($1), 'bounced')`, email)
 }
 
 // imported imports lines from to to, made by subscriber, in chunks of 10,000.

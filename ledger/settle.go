@@ -58,7 +58,7 @@ func (l *Ledger) queueSettle(b *pgx.Batch, ref fanfare.BatchRef, settled []fanfa
 		b.Queue(proveSQL, ref.Publication, ref.Channel, ref.N, c.calls, c.kinds, c.evidence)
 	}
 	for _, s := range settled {
-		queueSuppress(b, ref.Channel, s.Result.Suppress)
+		queueRefused(b, ref, s)
 	}
 }
 

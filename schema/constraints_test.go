@@ -29,7 +29,9 @@ var wrong = []struct{ constraint, sql string }{
 	{"a_subscription_ends_after_it_began", `UPDATE subscriptions SET ended_cut = began_cut, ended_at = now() WHERE $1::uuid IS NOT NULL`},
 	{"an_ended_subscription_has_its_time", `UPDATE subscriptions SET ended_cut = 99 WHERE $1::uuid IS NOT NULL`},
 	{"an_ended_subscription_has_its_time", `UPDATE subscriptions SET ended_at = now() WHERE $1::uuid IS NOT NULL`},
-	{"suppression_channel_is_known", `INSERT INTO suppressions (channel, address_hash, reason) SELECT 'pigeon', address_hash('a'), '' WHERE $1::uuid IS NOT NULL`},
+	{"suppression_reason_is_known", `INSERT INTO suppressions (channel, address_hash, reason) SELECT 'email', address_hash('a'), '' WHERE $1::uuid IS NOT NULL`},
+	{"suppression_hash_is_a_sha256", `INSERT INTO suppressions (channel, address_hash, reason) SELECT 'email', '', 'manual' WHERE $1::uuid IS NOT NULL`},
+	{"suppression_channel_is_known", `INSERT INTO suppressions (channel, address_hash, reason) SELECT 'pigeon', address_hash('a'), 'manual' WHERE $1::uuid IS NOT NULL`},
 
 	{"device_hash_is_that_of_its_token", `INSERT INTO devices (token_hash, subscriber_number, token) SELECT address_hash('a'), 1, 'b' WHERE $1::uuid IS NOT NULL`},
 	{"device_token_is_1_to_4096_bytes", `INSERT INTO devices (token_hash, subscriber_number, token) SELECT address_hash(''), 1, '' WHERE $1::uuid IS NOT NULL`},
