@@ -45,8 +45,9 @@ type Subject struct {
 	Oversize func(fanfare.Call) fanfare.Call
 	// Codes are Outcome.Code in each situation that Provider is asked to play.
 	Codes map[Situation]string
-	// Pause is the RetryAfter of a provider that throttles and does not say how long.
-	Pause time.Duration
+	// Waits are Outcome.RetryAfter in Throttled and Unavailable where the provider does
+	// not say for how long; none is for the caller to decide.
+	Waits map[Situation]time.Duration
 	// Lacks are situations that this provider cannot bring about, each with the reason.
 	Lacks map[Situation]string
 	// Secrets are what New's sender signs in with.

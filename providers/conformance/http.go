@@ -94,8 +94,8 @@ func perform(w http.ResponseWriter, r *http.Request, stage *Stage, cue Cue, answ
 		panic(http.ErrAbortHandler)
 	case Foreign:
 		if conn, _, err := http.NewResponseController(w).Hijack(); err == nil {
-			// In one word, which net/http repeats.
-			_, _ = io.WriteString(conn, strings.ReplaceAll(cue.Gossip, " ", "-")+"\r\n\r\n")
+			// The error of net/http repeats a line that is no header, with its quotes escaped.
+			_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\n\""+cue.Gossip+"\"\r\n\r\n")
 			_ = conn.Close()
 		}
 		return

@@ -3,6 +3,7 @@ package conformance_test
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -99,11 +100,14 @@ func unanswered(ctx context.Context, err error) fanfare.Outcome {
 // end said.
 func reason(err error) string {
 	var network *net.OpError
+	var distrust *tls.CertificateVerificationError
 	switch {
 	case errors.Is(err, fanfare.ErrTooLate):
 		return fanfare.ErrTooLate.Error()
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return "the call's time was over"
+	case errors.As(err, &distrust):
+		return "its certificate is not trusted"
 	case errors.As(err, &network):
 		return network.Err.Error()
 	default:

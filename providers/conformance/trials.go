@@ -91,7 +91,7 @@ func throttled(tb testing.TB, s Subject) {
 	reply := refusal(tb, s, Throttled)
 	require.Equal(tb, fanfare.OutcomeThrottled, of(reply, 0).Kind, of(reply, 0).Detail)
 	require.Equal(tb, s.Codes[Throttled], of(reply, 0).Code)
-	require.Equal(tb, s.Pause, of(reply, 0).RetryAfter)
+	require.Equal(tb, s.Waits[Throttled], of(reply, 0).RetryAfter)
 }
 
 func unavailable(tb testing.TB, s Subject) {
@@ -99,7 +99,7 @@ func unavailable(tb testing.TB, s Subject) {
 	reply := refusal(tb, s, Unavailable)
 	require.Equal(tb, fanfare.OutcomeUnavailable, reply.Outcome.Kind, reply.Outcome.Detail)
 	require.Equal(tb, s.Codes[Unavailable], reply.Outcome.Code)
-	require.Zero(tb, reply.Outcome.RetryAfter)
+	require.Equal(tb, s.Waits[Unavailable], reply.Outcome.RetryAfter)
 	require.False(tb, reply.Outcome.Account)
 	require.Empty(tb, reply.Named)
 }

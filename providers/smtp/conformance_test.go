@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -40,7 +41,7 @@ func TestConformance(t *testing.T) {
 			conformance.Accepted: "250", conformance.Rejected: "5.1.1", conformance.TooLarge: "5.3.4",
 			conformance.Throttled: "4.7.1", conformance.Unavailable: "4.3.2", conformance.AccountFault: "5.7.0",
 		},
-		Pause:   rateWait,
+		Waits:   map[conformance.Situation]time.Duration{conformance.Throttled: rateWait},
 		Secrets: []string{"the-password"},
 		Golden:  "testdata/request.txt",
 	})
