@@ -2,7 +2,10 @@ package sendgrid
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
+	"io"
+	"net"
 	"net/url"
 
 	"github.com/sendgrid/rest"
@@ -33,10 +36,7 @@ func (s *Sender) Send(ctx context.Context, call fanfare.Call) fanfare.Reply {
 // unanswered judges a call that got no answer by how far it came. Without a lease
 // nobody noted that, and the worst is assumed.
 func unanswered(lease *fanfare.Lease, err error) fanfare.Outcome {
-	if outer, ok := errors.AsType[*url.Error](err); ok {
-		err = outer.Err // without method and URL
-	}
-	why := scrub(err.Error(), fanfare.Call{})
+	why := reason(err)
 	switch {
 	case lease == nil || lease.Written():
 		return fanfare.Outcome{Kind: fanfare.OutcomeAmbiguous, Detail: "the request was written and no answer came: " + why}
@@ -44,5 +44,28 @@ func unanswered(lease *fanfare.Lease, err error) fanfare.Outcome {
 		return fanfare.Outcome{Kind: fanfare.OutcomeReleased, Detail: "the request was not written whole: " + why}
 	default:
 		return fanfare.Outcome{Kind: fanfare.OutcomeUnavailable, Detail: "SendGrid was not reached: " + why}
+	}
+}
+
+// reason puts an error in words. Those of net/http are left out: they repeat what the
+// other end said, and that can be what it was sent.
+func reason(err error) string {
+	var outer *url.Error
+	if errors.As(err, &outer) {
+		err = outer.Err // without method and URL
+	}
+	var network *net.OpError
+	var distrust *tls.CertificateVerificationError
+	switch {
+	case errors.Is(err, fanfare.ErrTooLate), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return err.Error()
+	case errors.As(err, &network):
+		return network.Err.Error() // without addresses and ports
+	case errors.As(err, &distrust):
+		return "its certificate is not trusted"
+	case errors.Is(err, io.EOF):
+		return "it closed the connection"
+	default:
+		return "an error in the conversation"
 	}
 }
