@@ -13,7 +13,7 @@ import (
 const (
 	defaultListLimit = 100
 	maxListLimit     = 1000
-	maxFaultsBytes   = 1 << 20
+	maxAdminBytes    = 1 << 20
 )
 
 // list is how every list is answered. NextCursor is empty at the end.
@@ -26,10 +26,11 @@ type list[T any] struct {
 //
 //	GET    /sandbox/stats
 //	GET    /sandbox/calls?cursor=&limit=                     by arrival, oldest first
-//	GET    /sandbox/messages?delivery=&to=&cursor=&limit=    newest first
+//	GET    /sandbox/messages?channel=&delivery=&to=&cursor=&limit=    newest first
 //	DELETE /sandbox/messages                                 forgets calls, messages and counts
 //	GET    /sandbox/duplicates?cursor=&limit=
 //	GET    /sandbox/faults   PUT sets, DELETE clears
+//	POST   /sandbox/inbound {from, body}                     a person's phone answers an SMS
 //
 // A cursor of /sandbox/calls also goes on from the end: ask again later with the
 // "n" of the last call seen.
@@ -47,6 +48,7 @@ func (s *Sandbox) routeAdmin(mux *http.ServeMux) {
 	mux.HandleFunc("GET /sandbox/faults", func(w http.ResponseWriter, _ *http.Request) {
 		writeJSON(w, http.StatusOK, s.Faults())
 	})
+	mux.HandleFunc("POST /sandbox/inbound", s.adminInbound)
 	mux.HandleFunc("PUT /sandbox/faults", s.adminSetFaults)
 	mux.HandleFunc("DELETE /sandbox/faults", func(w http.ResponseWriter, _ *http.Request) {
 		_ = s.SetFaults(Faults{}) // nothing in it can be wrong
@@ -56,9 +58,7 @@ func (s *Sandbox) routeAdmin(mux *http.ServeMux) {
 
 func (s *Sandbox) adminSetFaults(w http.ResponseWriter, r *http.Request) {
 	var f Faults
-	body := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxFaultsBytes))
-	body.DisallowUnknownFields()
-	err := body.Decode(&f)
+	err := readJSON(w, r, &f)
 	if err == nil {
 		err = s.SetFaults(f)
 	}
@@ -67,6 +67,13 @@ func (s *Sandbox) adminSetFaults(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	writeJSON(w, http.StatusOK, s.Faults())
+}
+
+// readJSON reads what the admin API is told, of which every field must be known.
+func readJSON(w http.ResponseWriter, r *http.Request, into any) error {
+	body := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxAdminBytes))
+	body.DisallowUnknownFields()
+	return body.Decode(into)
 }
 
 func (s *Sandbox) adminCalls(w http.ResponseWriter, r *http.Request) {
@@ -107,7 +114,8 @@ func (s *Sandbox) adminMessages(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	var out list[Message]
-	match := exactly(r.URL.Query().Get("delivery"), r.URL.Query().Get("to"))
+	query := r.URL.Query()
+	match := exactly(query.Get("channel"), query.Get("delivery"), query.Get("to"))
 	out.Items, out.NextCursor = s.store.find(match, after, page.limit)
 	writeJSON(w, http.StatusOK, out)
 }
@@ -142,13 +150,13 @@ func number(cursor string) (uint64, error) {
 	return n, nil
 }
 
-// place is a position in the mail: before message i of batch n.
+// place is a position among the messages: before message i of those numbered n.
 type place struct {
 	n uint64
 	i int
 }
 
-// newest is the place before which all mail is.
+// newest is the place before which all messages are.
 var newest = place{n: 1<<64 - 1}
 
 func (p place) String() string { return strconv.FormatUint(p.n, 10) + "." + strconv.Itoa(p.i) }
@@ -166,33 +174,37 @@ func parsePlace(cursor string) (place, error) {
 	return place{n: n, i: i}, nil
 }
 
-// exactly matches a delivery id and an address, where they are given.
-func exactly(delivery, to string) func(email, delivery string) bool {
-	return func(e, d string) bool {
-		return (delivery == "" || d == delivery) && (to == "" || strings.EqualFold(e, to))
+// matcher says whether a message is looked for.
+type matcher func(channel, address, delivery string) bool
+
+// exactly matches a channel, a delivery id and an address, where they are given.
+func exactly(channel, delivery, to string) matcher {
+	return func(c, address, d string) bool {
+		return (channel == "" || c == channel) && (delivery == "" || d == delivery) && (to == "" || strings.EqualFold(address, to))
 	}
 }
 
 // find gives matching messages before a place, newest first, and a cursor to go
 // on from, empty at the end.
-func (st *store) find(match func(email, delivery string) bool, before place, limit int) (items []Message, next string) {
+func (st *store) find(match matcher, before place, limit int) (items []Message, next string) {
 	items = []Message{}
-	for _, b := range slices.Backward(st.snapshot("", nil)) {
-		if b.n > before.n {
+	for _, m := range slices.Backward(st.all()) {
+		if m.number() > before.n {
 			continue
 		}
-		last := b.size()
-		if b.n == before.n {
+		last := m.size()
+		if m.number() == before.n {
 			last = min(last, before.i)
 		}
 		for i := last - 1; i >= 0; i-- {
-			if !match(b.who(i)) {
+			address, delivery := m.who(i)
+			if !match(m.channel(i), address, delivery) {
 				continue
 			}
 			if len(items) == limit {
-				return items, place{n: b.n, i: i + 1}.String()
+				return items, place{n: m.number(), i: i + 1}.String()
 			}
-			items = append(items, b.message(i))
+			items = append(items, m.message(i))
 		}
 	}
 	return items, ""

@@ -12,29 +12,6 @@ import (
 // serverPart stands where SendGrid names the machine that took the request.
 const serverPart = "recvd-sandbox"
 
-// Message is one email as its recipient would see it, substitutions applied.
-type Message struct {
-	ID       string    `json:"sg_message_id"`
-	Call     string    `json:"call"`
-	Delivery string    `json:"delivery"`
-	At       time.Time `json:"at"`
-	From     string    `json:"from"`
-	FromName string    `json:"from_name,omitempty"`
-	To       string    `json:"to"`
-	ToName   string    `json:"to_name,omitempty"`
-	ReplyTo  string    `json:"reply_to,omitempty"`
-	Subject  string    `json:"subject"`
-	Text     string    `json:"text,omitempty"`
-	HTML     string    `json:"html,omitempty"`
-	// TemplateID names the provider's template. The sandbox does not have it, so
-	// such a message shows no content.
-	TemplateID    string            `json:"template_id,omitempty"`
-	Headers       map[string]string `json:"headers"`
-	Substitutions map[string]string `json:"substitutions"`
-	CustomArgs    map[string]string `json:"custom_args"`
-	Categories    []string          `json:"categories"`
-}
-
 // batch is one accepted call: what all its recipients have in common once, and
 // the recipients packed into one string, so that a million of them are a
 // thousand objects to the garbage collector.
@@ -104,6 +81,17 @@ func (b *batch) id(i int) string {
 // smtpID is the message id that SendGrid shows of all messages of a call.
 func (b *batch) smtpID() string { return "<" + b.messageID + "@sandbox>" }
 
+func (b *batch) number() uint64 { return b.n }
+
+func (b *batch) channel(int) string { return email }
+
+func (b *batch) when(int) time.Time { return b.at }
+
+func (b *batch) course(i int) []step {
+	address, _ := b.who(i)
+	return mailCourse(address)
+}
+
 // splitID takes a provider message id apart; ok is false if it is none of ours.
 func splitID(id string) (messageID string, i int, ok bool) {
 	messageID, rest, _ := strings.Cut(id, ".")
@@ -131,7 +119,7 @@ func (b *batch) message(i int) Message {
 	r := b.recipient(i)
 	apply := substitute(r.substitutions)
 	m := Message{
-		ID: b.id(i), Call: r.callID, Delivery: r.delivery, At: b.at,
+		Channel: email, ID: b.id(i), SendGridID: b.id(i), Call: r.callID, Delivery: r.delivery, At: b.at,
 		From: b.shared.From.Email, FromName: b.shared.From.Name, To: r.email, ToName: r.name,
 		Subject: b.subject(&r), TemplateID: b.shared.TemplateID, Substitutions: r.substitutions,
 		Headers: merged(b.shared.Headers, r.headers), CustomArgs: merged(b.shared.CustomArgs, r.customArgs),

@@ -1,13 +1,18 @@
 package sandbox
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"strconv"
 	"time"
 )
+
+// maxReusedBuffer keeps one huge request from holding its memory for ever.
+const maxReusedBuffer = 4 << 20
 
 // exchange is one call under way, at any provider.
 type exchange struct {
@@ -19,6 +24,15 @@ type exchange struct {
 	// refused says that the provider's own rules refused it; statistics tell
 	// that from a fault's answer.
 	refused bool
+}
+
+// answer is how a call ends.
+type answer struct {
+	status      int
+	contentType string
+	body        []byte
+	// note is why a call was refused, for the list of calls. It names no address.
+	note string
 }
 
 // open writes a call down. It comes first of all, before the body is read.
@@ -36,28 +50,52 @@ func (x *exchange) down(body []byte) bool {
 	if mode == "" {
 		return false
 	}
-	x.s.store.faulted(x.n, "down")
+	x.s.store.faulted(x.n, x.channel, "down")
 	if mode == DownClose {
 		x.drop(0)
 	}
 	// The body is taken first, or the client may miss the answer while writing.
 	_, _ = io.Copy(io.Discard, http.MaxBytesReader(x.w, x.r.Body, maxMailBytes))
-	x.reply(http.StatusServiceUnavailable, "application/json", body)
+	x.reply(answer{status: http.StatusServiceUnavailable, contentType: "application/json", body: body})
 	return true
 }
 
-// fault decides what is done to the call; the zero Fault is nothing.
-func (x *exchange) fault(refused bool) Fault {
-	f := x.s.faults.pick(x.provider, x.channel, refused)
-	if f.Action != "" {
-		x.s.store.faulted(x.n, string(f.Action))
+// body reads the request into a buffer to be given back with release when nothing
+// of it is needed any more. It has ended the call when it says false.
+func (x *exchange) body(most int64) (body *bytes.Buffer, ok bool) {
+	buf, _ := x.s.buffers.Get().(*bytes.Buffer)
+	if buf == nil {
+		buf = new(bytes.Buffer)
 	}
-	return f
-}
-
-func (x *exchange) read() {
+	buf.Reset()
+	if _, err := buf.ReadFrom(http.MaxBytesReader(x.w, x.r.Body, most)); err != nil {
+		x.s.release(buf)
+		x.unreadable(err)
+		return nil, false
+	}
 	now := time.Now().UTC()
 	x.s.store.update(x.n, func(c *Call) { c.ReadAt = now })
+	return buf, true
+}
+
+func (s *Sandbox) release(buf *bytes.Buffer) {
+	if buf.Cap() <= maxReusedBuffer {
+		s.buffers.Put(buf)
+	}
+}
+
+// unreadable ends a call whose body is too long or did not come.
+func (x *exchange) unreadable(err error) {
+	var tooLong *http.MaxBytesError
+	if !errors.As(err, &tooLong) {
+		x.note("the body did not arrive whole")
+		x.drop(0)
+	}
+	// The limit sits in a proxy, before the provider's own code, so this is HTML.
+	x.refuse(answer{
+		status: http.StatusRequestEntityTooLarge, contentType: "text/html", body: htmlError(http.StatusRequestEntityTooLarge),
+		note: fmt.Sprintf("the body is over %d bytes", tooLong.Limit),
+	})
 }
 
 func (x *exchange) describe(call string, messages int) {
@@ -68,25 +106,67 @@ func (x *exchange) note(why string) {
 	x.s.store.update(x.n, func(c *Call) { c.Error = why })
 }
 
-// accept keeps the messages. From here on the provider has them, whatever its
-// answer will be.
-func (x *exchange) accept(b *batch) {
-	x.s.store.accept(x.n, b)
-	if x.s.webhook != nil {
-		x.s.webhook.report(x.r.Context(), b)
+// end does what the faults say, and without one what the provider would: refuse the
+// call, where no is not nil, or accept its messages and say so. What accept has
+// kept the provider has, whatever it answers. failure is the provider's way of
+// saying a status.
+func (x *exchange) end(no *answer, messages int, failure func(status int) []byte, accept func() answer) {
+	fault := x.fault(no != nil)
+	switch fault.Action {
+	case ActionStatus:
+		x.faultStatus(fault, failure(fault.Status))
+		return
+	case ActionClose:
+		x.drop(0)
+	case ActionHang:
+		x.hang()
+	case ActionLatency:
+		if !wait(x.r.Context(), time.Duration(fault.Delay)) {
+			x.drop(0)
+		}
 	}
+	if no != nil {
+		x.refuse(*no)
+		return
+	}
+	yes := accept()
+	switch fault.Action {
+	case ActionAcceptThenClose:
+		x.drop(0)
+	case ActionAcceptThenHang:
+		x.hang()
+	case ActionTruncate:
+		x.truncate(yes.status)
+	}
+	wait(x.r.Context(), x.s.faults.turn(messages, time.Now()))
+	x.reply(yes)
+}
+
+// fault decides what is done to the call; the zero Fault is nothing.
+func (x *exchange) fault(refused bool) Fault {
+	f := x.s.faults.pick(x.provider, x.channel, refused)
+	if f.Action != "" {
+		x.s.store.faulted(x.n, x.channel, string(f.Action))
+	}
+	return f
+}
+
+func (x *exchange) refuse(no answer) {
+	x.refused = true
+	x.note(no.note)
+	x.reply(no)
 }
 
 // reply ends the call with an answer. It is written down before it is sent, so
 // that whoever has the answer finds it in the list.
-func (x *exchange) reply(status int, contentType string, body []byte) {
-	if contentType != "" {
-		x.w.Header().Set("Content-Type", contentType)
+func (x *exchange) reply(a answer) {
+	if a.contentType != "" {
+		x.w.Header().Set("Content-Type", a.contentType)
 	}
-	x.w.Header().Set("Content-Length", strconv.Itoa(len(body)))
-	x.s.store.finish(x.n, status, x.refused)
-	x.w.WriteHeader(status)
-	_, _ = x.w.Write(body) // a client that left is not an error of ours
+	x.w.Header().Set("Content-Length", strconv.Itoa(len(a.body)))
+	x.s.store.finish(x.n, x.channel, a.status, x.refused)
+	x.w.WriteHeader(a.status)
+	_, _ = x.w.Write(a.body) // a client that left is not an error of ours
 }
 
 // faultStatus answers a fault's status; asJSON is its body in the provider's shape.
@@ -100,10 +180,10 @@ func (x *exchange) faultStatus(f Fault, asJSON []byte) {
 		x.w.Header().Set("X-RateLimit-Remaining", "0")
 	}
 	if f.HTML {
-		x.reply(f.Status, "text/html", htmlError(f.Status))
+		x.reply(answer{status: f.Status, contentType: "text/html", body: htmlError(f.Status)})
 		return
 	}
-	x.reply(f.Status, "application/json", asJSON)
+	x.reply(answer{status: f.Status, contentType: "application/json", body: asJSON})
 }
 
 // htmlError is what a proxy in front of a provider answers.
@@ -114,7 +194,7 @@ func htmlError(status int) []byte {
 
 // drop closes the connection without (the rest of) an answer. It does not return.
 func (x *exchange) drop(status int) {
-	x.s.store.finish(x.n, status, false)
+	x.s.store.finish(x.n, x.channel, status, false)
 	panic(http.ErrAbortHandler)
 }
 

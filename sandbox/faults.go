@@ -1,11 +1,13 @@
 package sandbox
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"math/rand/v2"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -114,6 +116,8 @@ type Faults struct {
 
 // LogFaults is how the look-up of sent messages fails.
 type LogFaults struct {
+	// Provider is whose look-up it is; empty is everybody's.
+	Provider string `json:"provider,omitempty"`
 	// Mode is empty, LogsOff or LogsFailing.
 	Mode string `json:"mode,omitempty"`
 	// Status is what LogsOff answers, 403, the default, or 404; or LogsFailing, 500,
@@ -221,10 +225,35 @@ func (f *faults) down(provider string) string {
 	return f.now.Down[provider]
 }
 
-func (f *faults) logs() LogFaults {
+func (f *faults) logs(provider string) LogFaults {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if p := f.now.Logs.Provider; p != "" && p != provider {
+		return LogFaults{}
+	}
 	return f.now.Logs
+}
+
+// logsFail says whether a look-up fails, with which status, and sets the header that
+// goes with it.
+func (f *faults) logsFail(w http.ResponseWriter, provider string) (status int, failing bool) {
+	logs := f.logs(provider)
+	switch logs.Mode {
+	case LogsFailing:
+		if logs.RetryAfter > 0 {
+			w.Header().Set("Retry-After", strconv.Itoa(logs.RetryAfter))
+		}
+		return cmp.Or(logs.Status, http.StatusInternalServerError), true
+	case LogsOff:
+		return cmp.Or(logs.Status, http.StatusForbidden), true
+	default:
+		return 0, false
+	}
+}
+
+// logsUntil is the time up to which messages have reached a provider's logs.
+func (f *faults) logsUntil(provider string) time.Time {
+	return time.Now().Add(-time.Duration(f.logs(provider).Lag))
 }
 
 // rejectList is never changed in place, so it can be read without the lock.

@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"html/template"
 	"net/http"
+	"net/url"
+	"path"
 	"strings"
 	"time"
 )
@@ -25,44 +27,54 @@ func parsePages() *template.Template {
 	functions := template.FuncMap{
 		"clock": func(t time.Time) string { return t.Format("15:04:05.000") },
 		"when":  func(t time.Time) string { return t.Format("2006-01-02 15:04:05.000 MST") },
+		"short": path.Base,
+		"named": channelName,
+		"seek":  func(pairs ...string) string { return seek(pairs) },
 	}
 	return template.Must(template.New("").Funcs(functions).ParseFS(pageFiles, "pages/*.html"))
 }
 
 func (s *Sandbox) routePages(mux *http.ServeMux) {
 	mux.HandleFunc("GET /{$}", s.showList)
-	mux.HandleFunc("GET /mail/{id}", s.showMail)
+	mux.HandleFunc("GET /mail/{id}", s.showMessage)
 }
 
-// showList is the page of all mail, or of the mail whose address or delivery id
-// contains what was searched for.
+// showList is the page of all messages, or of those of a channel, or of those whose
+// address or delivery id contains what was searched for.
 func (s *Sandbox) showList(w http.ResponseWriter, r *http.Request) {
-	search := strings.ToLower(strings.TrimSpace(r.URL.Query().Get("q")))
-	before, err := parsePlace(r.URL.Query().Get("cursor"))
+	query := r.URL.Query()
+	search, channel := strings.ToLower(strings.TrimSpace(query.Get("q"))), query.Get("channel")
+	before, err := parsePlace(query.Get("cursor"))
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	contains := func(email, delivery string) bool {
-		return search == "" || strings.Contains(strings.ToLower(email), search) || strings.Contains(delivery, search)
+	contains := func(c, address, delivery string) bool {
+		return (channel == "" || c == channel) &&
+			(search == "" || strings.Contains(strings.ToLower(address), search) || strings.Contains(delivery, search))
 	}
-	mail, next := s.store.find(contains, before, perPage)
+	found, next := s.store.find(contains, before, perPage)
 	s.show(w, http.StatusOK, "list.html", map[string]any{
-		"Stats": s.Stats(), "Mail": mail, "Next": next, "Search": search, "First": before == newest,
-		"Webhook": s.config.Webhook.URL,
+		"Stats": s.Stats(), "Messages": found, "Next": next, "Search": search, "First": before == newest,
+		"Channel": channel, "Channels": []string{email, sms, push}, "Webhook": s.config.Webhook.URL,
 	})
 }
 
-func (s *Sandbox) showMail(w http.ResponseWriter, r *http.Request) {
-	b, i := s.store.locate(r.PathValue("id"))
-	if b == nil {
+// showMessage is the page of one message. Its path ends as the provider's id does.
+func (s *Sandbox) showMessage(w http.ResponseWriter, r *http.Request) {
+	id := r.PathValue("id")
+	var in messages
+	var i int
+	if single, at := s.store.single(strings.TrimPrefix(id, "SM")); single != nil {
+		in, i = single, at
+	} else if b, at := s.store.locate(id); b != nil {
+		in, i = b, at
+	} else {
 		s.show(w, http.StatusNotFound, "gone.html", s.config.MaxMessages)
 		return
 	}
-	m := b.message(i)
-	s.show(w, http.StatusOK, "mail.html", map[string]any{
-		"Mail": m, "HTML": inNewTab(m.HTML), "Raw": b.raw(i),
-	})
+	m := in.message(i)
+	s.show(w, http.StatusOK, "message.html", map[string]any{"Message": m, "HTML": inNewTab(m.HTML), "Raw": in.raw(i)})
 }
 
 func (s *Sandbox) show(w http.ResponseWriter, status int, name string, data any) {
@@ -77,6 +89,30 @@ func (s *Sandbox) show(w http.ResponseWriter, status int, name string, data any)
 	w.Header().Set("Referrer-Policy", "no-referrer")
 	w.WriteHeader(status)
 	_, _ = out.WriteTo(w) // a client that left is not an error of ours
+}
+
+// channelName is what a person calls a channel.
+func channelName(channel string) string {
+	switch channel {
+	case sms:
+		return "SMS"
+	case push:
+		return "Push"
+	default:
+		return "Email"
+	}
+}
+
+// seek is the address of the list with these parameters, name and value in turn, of
+// which empty ones are left out.
+func seek(pairs []string) string {
+	values := url.Values{}
+	for i := 0; i+1 < len(pairs); i += 2 {
+		if pairs[i+1] != "" {
+			values.Set(pairs[i], pairs[i+1])
+		}
+	}
+	return (&url.URL{Path: "/", RawQuery: values.Encode()}).String()
 }
 
 // inNewTab makes a mail's links leave the frame it is shown in.

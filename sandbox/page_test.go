@@ -34,7 +34,7 @@ func links(page string) []string {
 func TestListPage(t *testing.T) {
 	t.Parallel()
 	s := start(t, sandbox.Config{})
-	require.Contains(t, s.page("/"), "No mail yet")
+	require.Contains(t, s.page("/"), "No messages yet")
 	require.Contains(t, s.page("/"), "Webhooks are off")
 	s.send(mail(120))
 	first := s.page("/")
@@ -93,5 +93,5 @@ func TestMailPage(t *testing.T) {
 
 	gone := s.call(http.MethodGet, "/mail/nothing", nil)
 	require.Equal(t, http.StatusNotFound, gone.status)
-	require.Contains(t, string(gone.body), "All mail")
+	require.Contains(t, string(gone.body), "All messages")
 }

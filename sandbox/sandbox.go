@@ -35,6 +35,8 @@ type Config struct {
 	MaxMessages int
 	// Webhook is where what becomes of the mail is reported.
 	Webhook Webhook
+	// Twilio is the account that may send SMS, and where answers to them go.
+	Twilio Twilio
 	// Logger hears of changed faults and of trouble while serving; never of an
 	// address or a message. nil is silent.
 	Logger *slog.Logger
@@ -42,13 +44,15 @@ type Config struct {
 
 // Sandbox is a set of stand-in providers. It is safe for concurrent use.
 type Sandbox struct {
-	config  Config
-	log     *slog.Logger
-	store   *store
-	faults  *faults
-	webhook *webhook // nil: off
-	pages   *template.Template
-	buffers sync.Pool // *bytes.Buffer: request bodies, reused
+	config Config
+	log    *slog.Logger
+	store  *store
+	faults *faults
+	// What becomes of email and of SMS. mailEvents is nil where Webhook.URL is empty.
+	mailEvents, smsEvents *webhook
+	phones                *phones
+	pages                 *template.Template
+	buffers               sync.Pool // *bytes.Buffer: request bodies, reused
 }
 
 // New makes a sandbox that has received nothing and misbehaves nowhere.
@@ -65,11 +69,23 @@ func New(config Config) *Sandbox {
 		log:    log,
 		store:  newStore(max(config.MaxMessages, 0)),
 		faults: newFaults(config.Pace),
+		phones: newPhones(config.Twilio),
 		pages:  parsePages(),
 	}
-	if config.Webhook.URL != "" {
-		s.webhook = newWebhook(config.Webhook, s.faults, log)
+	s.smsEvents = newWebhook(webhookConfig{
+		provider: twilio, poster: &statusCallbacks{s.phones}, perPost: 1, atOnce: twilioPostsAtOnce,
+		maxWaiting: config.Webhook.MaxWaiting, timeout: twilioPostTimeout,
+	}, s.faults, log)
+	if s.config.Webhook.URL == "" {
+		return s
 	}
+	if s.config.Webhook.Key == nil {
+		s.config.Webhook.Key = NewWebhookKey()
+	}
+	s.mailEvents = newWebhook(webhookConfig{
+		provider: sendgrid, poster: &eventWebhook{s.config.Webhook, s.faults}, perPost: sendgridEventsPerPost, atOnce: sendgridPostsAtOnce,
+		maxWaiting: config.Webhook.MaxWaiting, timeout: sendgridPostTimeout,
+	}, s.faults, log)
 	return s
 }
 
@@ -78,6 +94,8 @@ func New(config Config) *Sandbox {
 func (s *Sandbox) Handler() http.Handler {
 	mux := http.NewServeMux()
 	s.routeSendGrid(mux)
+	s.routeTwilio(mux)
+	s.routeFCM(mux)
 	s.routeAdmin(mux)
 	s.routePages(mux)
 	return mux
@@ -118,31 +136,30 @@ func (s *Sandbox) Serve(ctx context.Context, l net.Listener) error {
 // PostWebhooks posts events until ctx ends. Serve does so too; it is for those who
 // serve the Handler themselves.
 func (s *Sandbox) PostWebhooks(ctx context.Context) {
-	if s.webhook != nil {
-		s.webhook.run(ctx)
+	var posting sync.WaitGroup
+	for _, w := range []*webhook{s.mailEvents, s.smsEvents} {
+		posting.Go(func() { w.run(ctx) })
 	}
+	posting.Wait()
 }
 
-// PublicKey is what the posts are verified with, as SENDGRID_WEBHOOK_PUBLIC_KEY
-// wants it; empty without webhooks.
+// PublicKey is what SendGrid's posts are verified with, as
+// SENDGRID_WEBHOOK_PUBLIC_KEY wants it; empty without that webhook. Twilio's are
+// verified with the account's token.
 func (s *Sandbox) PublicKey() string {
-	if s.webhook == nil {
+	if s.mailEvents == nil {
 		return ""
 	}
-	return WebhookPublicKey(s.webhook.Key)
+	return WebhookPublicKey(s.config.Webhook.Key)
 }
 
 // WebhookIdle says whether every event of every message accepted so far has been
-// accepted by the target, or dropped.
+// accepted by its target, or is dropped or lost.
 func (s *Sandbox) WebhookIdle() bool { return s.Stats().Webhooks.Waiting == 0 }
 
 // Stats says what has been received so far, and reported.
 func (s *Sandbox) Stats() Stats {
-	out := s.store.stats()
-	if s.webhook != nil {
-		out.Webhooks = s.webhook.stats()
-	}
-	return out
+	return s.store.stats(map[string]WebhookStats{email: s.mailEvents.stats(), sms: s.smsEvents.stats()})
 }
 
 // Calls lists calls to providers by arrival, oldest first: those with a number
@@ -156,19 +173,19 @@ func (s *Sandbox) Duplicates() []Duplicate {
 	return items
 }
 
-// Messages lists accepted messages, newest first, at most limit. Empty strings
-// match everything; to is compared without regard to case.
+// Messages lists accepted messages of all channels, newest first, at most limit.
+// Empty strings match everything; to is compared without regard to case.
 func (s *Sandbox) Messages(delivery, to string, limit int) []Message {
-	items, _ := s.store.find(exactly(delivery, to), newest, limit)
+	items, _ := s.store.find(exactly("", delivery, to), newest, limit)
 	return items
 }
 
-// Reset forgets every call, message, waiting event and count. Faults stay.
+// Reset forgets every call, message, waiting event and count. Faults stay, and who
+// wants no SMS any more.
 func (s *Sandbox) Reset() {
 	s.store.reset()
-	if s.webhook != nil {
-		s.webhook.reset()
-	}
+	s.mailEvents.reset()
+	s.smsEvents.reset()
 }
 
 // SetFaults replaces the faults, and starts their counters and random numbers

@@ -1,7 +1,6 @@
 package sandbox
 
 import (
-	"bytes"
 	"crypto/rand"
 	"encoding/base64"
 	"encoding/json"
@@ -20,9 +19,7 @@ const (
 	// maxMailBytes is SendGrid's 30 MB for a request, read as the smaller of the
 	// two sizes that the words can mean.
 	maxMailBytes = 30_000_000
-	// maxReusedBuffer keeps one huge request from holding its memory for ever.
-	maxReusedBuffer = 4 << 20
-	errorsPage      = "http://sendgrid.com/docs/API_Reference/Web_API_v3/Mail/errors.html"
+	errorsPage   = "http://sendgrid.com/docs/API_Reference/Web_API_v3/Mail/errors.html"
 )
 
 // sgMail is the body of POST /v3/mail/send, as far as it is checked or shown.
@@ -111,6 +108,14 @@ func (r *refusal) body() []byte {
 	return body
 }
 
+// answer is nil of a nil refusal.
+func (r *refusal) answer() *answer {
+	if r == nil {
+		return nil
+	}
+	return &answer{status: r.status, contentType: "application/json", body: r.body(), note: r.sentence()}
+}
+
 // sentence is the first error in words, for the list of calls.
 func (r *refusal) sentence() string {
 	first := r.errors[0]
@@ -146,26 +151,29 @@ func (s *Sandbox) sendMail(w http.ResponseWriter, r *http.Request) {
 	if x.down(refuse(0, "service not available").body()) {
 		return
 	}
-	buf, _ := s.buffers.Get().(*bytes.Buffer)
-	if buf == nil {
-		buf = new(bytes.Buffer)
-	}
-	defer func() {
-		if buf.Cap() <= maxReusedBuffer {
-			s.buffers.Put(buf)
-		}
-	}()
-	buf.Reset()
-	if _, err := buf.ReadFrom(http.MaxBytesReader(w, r.Body, maxMailBytes)); err != nil {
-		s.unreadable(x, err)
+	buf, ok := x.body(maxMailBytes)
+	if !ok {
 		return
 	}
-	x.read()
+	defer s.release(buf)
 	m, no := s.judge(r, buf.Bytes())
+	recipients := 0
 	if m != nil {
-		x.describe(m.callID(), m.recipients())
+		recipients = m.recipients()
+		x.describe(m.callID(), recipients)
 	}
-	s.answerMail(x, m, no, x.fault(no != nil))
+	x.end(no.answer(), recipients, sendgridFailure, func() answer {
+		messageID := newMessageID()
+		w.Header().Set("X-Message-Id", messageID)
+		b := newBatch(messageID, m)
+		s.store.accept(x.n, b)
+		s.mailEvents.report(r.Context(), b, 0, b.size())
+		return answer{status: http.StatusAccepted}
+	})
+}
+
+func sendgridFailure(status int) []byte {
+	return refuse(status, strings.ToLower(http.StatusText(status))).body()
 }
 
 // judge reads and checks a request: what was sent, as far as it can be read,
@@ -248,54 +256,4 @@ func newMessageID() string {
 	var b [16]byte
 	_, _ = rand.Read(b[:]) // never fails, crypto/rand says
 	return base64.RawURLEncoding.EncodeToString(b[:])
-}
-
-// unreadable ends a call whose body is too long or did not come.
-func (s *Sandbox) unreadable(x *exchange, err error) {
-	var tooLong *http.MaxBytesError
-	if !errors.As(err, &tooLong) {
-		x.note("the body did not arrive whole")
-		x.drop(0)
-	}
-	x.refused = true
-	x.note("the body is over 30 MB")
-	// The limit sits in nginx, before SendGrid's own code, so this is HTML.
-	x.reply(http.StatusRequestEntityTooLarge, "text/html", htmlError(http.StatusRequestEntityTooLarge))
-}
-
-// answerMail does what the fault says, and without one what SendGrid would.
-func (s *Sandbox) answerMail(x *exchange, m *sgMail, no *refusal, fault Fault) {
-	switch fault.Action {
-	case ActionStatus:
-		text := strings.ToLower(http.StatusText(fault.Status))
-		x.faultStatus(fault, refuse(fault.Status, text).body())
-		return
-	case ActionClose:
-		x.drop(0)
-	case ActionHang:
-		x.hang()
-	case ActionLatency:
-		if !wait(x.r.Context(), time.Duration(fault.Delay)) {
-			x.drop(0)
-		}
-	}
-	if no != nil {
-		x.refused = true
-		x.note(no.sentence())
-		x.reply(no.status, "application/json", no.body())
-		return
-	}
-	messageID := newMessageID()
-	x.w.Header().Set("X-Message-Id", messageID)
-	x.accept(newBatch(messageID, m))
-	switch fault.Action {
-	case ActionAcceptThenClose:
-		x.drop(0)
-	case ActionAcceptThenHang:
-		x.hang()
-	case ActionTruncate:
-		x.truncate(http.StatusAccepted)
-	}
-	wait(x.r.Context(), s.faults.turn(m.recipients(), time.Now()))
-	x.reply(http.StatusAccepted, "", nil)
 }

@@ -10,17 +10,6 @@ import (
 	"time"
 )
 
-// soon is how long after its acceptance a message has arrived somewhere.
-const soon = 50 * time.Millisecond
-
-// step is one thing that happens to a message after it was accepted.
-type step struct {
-	event string        // as SendGrid calls it
-	after time.Duration // since the acceptance
-	// details are the fields that only this event has; nil is none.
-	details func(address string) map[string]any
-}
-
 // The courses that a message can take. Statuses, reasons and classifications are
 // worded as SendGrid's own; they quote the address, as receivers do.
 var (
@@ -45,8 +34,8 @@ var (
 	}
 )
 
-// course is what happens to a message; its address may ask for something.
-func course(address string) []step {
+// mailCourse is what happens to an email; its address may ask for something.
+func mailCourse(address string) []step {
 	word, _, _ := strings.Cut(address, "+")
 	switch strings.ToLower(word) {
 	case "bounce":
@@ -105,22 +94,12 @@ func clicked(string) map[string]any {
 	}
 }
 
-// event is one event that a webhook has to bring.
-type event struct {
-	b    *batch
-	step *step
-	// due is when it may be posted, in nanoseconds of Unix time.
-	due int64
-	i   int32 // which message of b
-	// tries counts the posts that were refused; again says that this is the second
-	// copy of an event.
-	tries uint8
-	again bool
-}
+// mail is the batch of an event of SendGrid's.
+func (e *event) mail() *batch { return e.of.(*batch) }
 
 // eventID is stable from post to post; renewed, it is another for each of them.
 func (e *event) eventID(renewed bool) string {
-	id := e.step.event + "-" + e.b.id(int(e.i))
+	id := e.step.event + "-" + e.mail().id(int(e.i))
 	if renewed && (e.tries > 0 || e.again) {
 		id += "-" + strconv.Itoa(int(e.tries))
 		if e.again {
@@ -133,9 +112,9 @@ func (e *event) eventID(renewed bool) string {
 // fields are the event as SendGrid posts it: custom arguments stand beside its own
 // fields, which win where the names are the same.
 func (e *event) fields(renewed bool) map[string]any {
-	r := e.b.recipient(int(e.i))
+	r := e.mail().recipient(int(e.i))
 	out := make(map[string]any, 20)
-	for _, args := range []map[string]string{e.b.shared.CustomArgs, r.customArgs} {
+	for _, args := range []map[string]string{e.mail().shared.CustomArgs, r.customArgs} {
 		for name, value := range args {
 			out[name] = value
 		}
@@ -143,15 +122,15 @@ func (e *event) fields(renewed bool) map[string]any {
 	if e.step.details != nil {
 		maps.Copy(out, e.step.details(r.email))
 	}
-	if len(e.b.shared.Categories) > 0 {
-		out["category"] = e.b.shared.Categories
+	if len(e.mail().shared.Categories) > 0 {
+		out["category"] = e.mail().shared.Categories
 	}
 	out["event"] = e.step.event
 	out["email"] = r.email
-	out["timestamp"] = e.b.at.Add(e.step.after).Unix()
+	out["timestamp"] = e.mail().at.Add(e.step.after).Unix()
 	out["sg_event_id"] = e.eventID(renewed)
-	out["sg_message_id"] = e.b.id(int(e.i))
-	out["smtp-id"] = e.b.smtpID()
+	out["sg_message_id"] = e.mail().id(int(e.i))
+	out["smtp-id"] = e.mail().smtpID()
 	return out
 }
 
@@ -172,9 +151,9 @@ func render(events []event, renewed bool) []byte {
 func falsified(events []event) []event {
 	out := make([]event, len(events))
 	for i, e := range events {
-		address, _ := e.b.who(int(e.i))
+		address, _ := e.mail().who(int(e.i))
 		e.step = &forgedSteps[0]
-		if course(address)[len(course(address))-1].event == "bounce" {
+		if steps := mailCourse(address); steps[len(steps)-1].event == "bounce" {
 			e.step = &forgedSteps[1]
 		}
 		out[i] = e

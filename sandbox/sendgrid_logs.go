@@ -1,14 +1,12 @@
 package sandbox
 
 import (
-	"cmp"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"net/http"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 )
@@ -84,7 +82,7 @@ func (s *Sandbox) searchLogs(w http.ResponseWriter, r *http.Request) {
 		answerRefusal(w, &refusal{status: http.StatusBadRequest, errors: c.errs})
 		return
 	}
-	writeJSON(w, http.StatusOK, map[string]any{"messages": s.store.search(query, s.logsUntil(), limit)})
+	writeJSON(w, http.StatusOK, map[string]any{"messages": s.store.search(query, s.faults.logsUntil(sendgrid), limit)})
 }
 
 func (s *Sandbox) readLog(w http.ResponseWriter, r *http.Request) {
@@ -92,7 +90,7 @@ func (s *Sandbox) readLog(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	b, i := s.store.locate(r.PathValue("id"))
-	if b == nil || b.at.After(s.logsUntil()) {
+	if b == nil || b.at.After(s.faults.logsUntil(sendgrid)) {
 		answerRefusal(w, refuse(http.StatusNotFound, "message not found"))
 		return
 	}
@@ -123,27 +121,16 @@ func (s *Sandbox) logsAnswer(w http.ResponseWriter, r *http.Request) bool {
 		answerRefusal(w, no)
 		return false
 	}
-	logs := s.faults.logs()
+	status, failing := s.faults.logsFail(w, sendgrid)
 	switch {
-	case logs.Mode == LogsFailing:
-		if logs.RetryAfter > 0 {
-			w.Header().Set("Retry-After", strconv.Itoa(logs.RetryAfter))
-		}
-		status := cmp.Or(logs.Status, http.StatusInternalServerError)
-		answerRefusal(w, refuse(status, strings.ToLower(http.StatusText(status))))
-	case logs.Mode == LogsOff && logs.Status == http.StatusNotFound:
-		answerRefusal(w, refuse(http.StatusNotFound, "not found"))
-	case logs.Mode == LogsOff:
-		answerRefusal(w, refuse(http.StatusForbidden, "access forbidden"))
-	default:
+	case !failing:
 		return true
+	case status == http.StatusForbidden:
+		answerRefusal(w, refuse(status, "access forbidden"))
+	default:
+		answerRefusal(w, refuse(status, strings.ToLower(http.StatusText(status))))
 	}
 	return false
-}
-
-// logsUntil is the time up to which messages have reached the logs.
-func (s *Sandbox) logsUntil() time.Time {
-	return time.Now().Add(-time.Duration(s.faults.logs().Lag))
 }
 
 // locate finds the message with a provider id; nil if there is none.
@@ -152,7 +139,7 @@ func (st *store) locate(id string) (*batch, int) {
 	if !ok {
 		return nil, 0
 	}
-	for _, b := range st.snapshot(messageID, nil) {
+	for _, b := range st.mails(messageID, nil) {
 		if i < b.size() {
 			return b, i
 		}
@@ -172,7 +159,7 @@ func logEntry(b *batch, i int) logMessage {
 func (st *store) search(q logQuery, until time.Time, limit int) []logMessage {
 	out := []logMessage{}
 	messageID, _, _ := splitID(q.id)
-	for _, b := range slices.Backward(st.snapshot(messageID, q.categories)) {
+	for _, b := range slices.Backward(st.mails(messageID, q.categories)) {
 		if b.at.After(until) || !q.matchesBatch(b) {
 			continue
 		}

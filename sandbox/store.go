@@ -3,6 +3,7 @@ package sandbox
 import (
 	"hash/maphash"
 	"maps"
+	"math/rand/v2"
 	"strconv"
 	"sync"
 	"time"
@@ -13,8 +14,8 @@ const (
 	maxCalls      = 500_000
 	maxDuplicates = 100_000
 	maxSightings  = 16
-	// refBits holds an index within one call: no provider takes more than 1,000
-	// recipients in one.
+	// refBits holds an index within one group of messages: no provider takes more
+	// than 1,000 recipients in one call.
 	refBits = 10
 )
 
@@ -24,8 +25,8 @@ type Call struct {
 	N        uint64 `json:"n"`
 	Provider string `json:"provider"`
 	Channel  string `json:"channel"`
-	// ID is the custom argument "call"; empty when the request had none or
-	// could not be read.
+	// ID is what the request calls itself; empty when it does not, or could not be
+	// read. See the package's comment for where it stands.
 	ID string `json:"call"`
 	// ArrivedAt is when the header had come, ReadAt when the body had, and
 	// AnsweredAt when the answer was written or the connection closed. They are
@@ -46,7 +47,11 @@ type Call struct {
 // Duplicate is a delivery accepted more than once.
 type Duplicate struct {
 	Delivery string `json:"delivery"`
-	Count    int    `json:"count"`
+	Channel  string `json:"channel"`
+	// To is the device's token; empty on the other channels, where a delivery has
+	// one address.
+	To    string `json:"to,omitempty"`
+	Count int    `json:"count"`
 	// Sightings are the first 16 messages; the very first is missing when its
 	// contents had been dropped before the second came.
 	Sightings []Sighting `json:"sightings"`
@@ -54,26 +59,57 @@ type Duplicate struct {
 
 // Sighting is one message of a duplicated delivery.
 type Sighting struct {
-	Call      string    `json:"call"`
+	Call string `json:"call"`
+	// MessageID is the provider's id of the message, whichever provider it is.
 	MessageID string    `json:"sg_message_id"`
 	At        time.Time `json:"at"`
 }
 
-// Stats counts what was received since the start or the last reset.
-type Stats struct {
+// Counts is what came, over all channels or on one.
+type Counts struct {
 	// Calls are requests to send, whatever became of them; RejectedCalls those
 	// that the provider's own rules refused, FaultsApplied those hit by a fault.
 	Calls         int64 `json:"calls"`
 	RejectedCalls int64 `json:"rejected_calls"`
 	FaultsApplied int64 `json:"faults_applied"`
 	// Messages is accepted recipients. Distinct is distinct delivery ids, plus
-	// WithoutDelivery, the messages that carry none. Duplicates is the rest.
+	// WithoutDelivery, the messages that carry none. Duplicates is the rest. Of
+	// pushes, the pair of delivery id and token counts: a delivery may go to
+	// several devices.
 	Messages        int64 `json:"messages"`
 	Distinct        int64 `json:"distinct"`
 	Duplicates      int64 `json:"duplicates"`
 	WithoutDelivery int64 `json:"without_delivery"`
+	// Replaced is those Duplicates that replace the first one on the device, for
+	// they have its collapse key, tag or topic, and its contents were still kept.
+	Replaced int64 `json:"replaced"`
 	// ByStatus counts finished calls by status, "none" being those cut without one.
 	ByStatus map[string]int64 `json:"by_status"`
+	// Webhooks is about the events made of the messages; zero where there are none.
+	Webhooks WebhookStats `json:"webhooks"`
+}
+
+func (c *Counts) add(other *Counts) {
+	c.Calls += other.Calls
+	c.RejectedCalls += other.RejectedCalls
+	c.FaultsApplied += other.FaultsApplied
+	c.Messages += other.Messages
+	c.Distinct += other.Distinct
+	c.Duplicates += other.Duplicates
+	c.WithoutDelivery += other.WithoutDelivery
+	c.Replaced += other.Replaced
+	for status, n := range other.ByStatus {
+		c.ByStatus[status] += n
+	}
+	c.Webhooks.add(&other.Webhooks)
+}
+
+// Stats counts what was received since the start or the last reset.
+type Stats struct {
+	// Counts is over all channels.
+	Counts
+	// ByChannel is of each channel that was called: email, sms, push.
+	ByChannel map[string]*Counts `json:"by_channel"`
 	// FirstAt is when the first call arrived, LastAt when the last message was
 	// accepted; absent before.
 	FirstAt time.Time `json:"first_at,omitzero"`
@@ -83,34 +119,74 @@ type Stats struct {
 	ContentsKept    int64 `json:"contents_kept"`
 	ContentsDropped int64 `json:"contents_dropped"`
 	MaxMessages     int   `json:"max_messages"`
-	// Webhooks is about the events made of the messages; zero where they are off.
-	Webhooks WebhookStats `json:"webhooks"`
 }
 
-// store keeps calls and mail. Batches are immutable once in it, so readers take
-// a slice under the lock and look at it without.
+// channel gives the counts of one, which are made where there are none.
+func (s *Stats) channel(name string) *Counts {
+	c := s.ByChannel[name]
+	if c == nil {
+		c = &Counts{ByStatus: map[string]int64{}}
+		s.ByChannel[name] = c
+	}
+	return c
+}
+
+// messages are some that were accepted, at most 1<<refBits of them: those of one
+// call (batch), or those of calls with one message each, as they came (series).
+// What is in them does not change.
+type messages interface {
+	number() uint64
+	size() int
+	channel(i int) string
+	// who gives what message i is searched by.
+	who(i int) (address, delivery string)
+	when(i int) time.Time
+	sighting(i int) Sighting
+	message(i int) Message
+	// raw is the request as far as it is about message i, for a person.
+	raw(i int) string
+	// course is what happens to message i, as its provider's webhook tells it.
+	course(i int) []step
+}
+
+// identity is what must not be accepted twice.
+type identity struct{ channel, delivery, address string }
+
+func identify(m messages, i int) identity {
+	address, delivery := m.who(i)
+	id := identity{channel: m.channel(i), delivery: delivery}
+	if id.channel == push {
+		id.address = address
+	}
+	return id
+}
+
+// store keeps calls and messages. What it keeps is never changed in place, so
+// readers take a slice under the lock and look at it without.
 type store struct {
 	maxMessages int
 	seed        maphash.Seed
+	salt        uint64 // begins the ids that the sandbox gives single messages
 
 	mu         sync.Mutex
-	count      Stats
+	count      Stats  // Counts of its own are zero until it is told
 	calls      []Call // numbered firstCall, firstCall+1, ...
 	firstCall  uint64
-	mail       []*batch // numbered firstMail, firstMail+1, ...
-	firstMail  uint64
+	kept       []messages // numbered firstKept, firstKept+1, ...
+	firstKept  uint64
+	open       *series // the last of kept, where more can be added to it; else nil
 	byMessage  map[string]*batch
 	byCategory map[string][]*batch
-	// first says where a delivery id was first seen: hash to batch<<refBits|index.
+	// first says where an identity was first seen: hash to number<<refBits|index.
 	// The hash keeps an entry free of pointers; a collision is found out by
-	// comparing the ids themselves.
+	// comparing the identities themselves.
 	first        map[uint64]uint64
 	duplicates   []Duplicate
-	duplicateNum map[string]int // delivery to its place in duplicates
+	duplicateNum map[identity]int // place in duplicates
 }
 
 func newStore(maxMessages int) *store {
-	st := &store{maxMessages: maxMessages, seed: maphash.MakeSeed(), firstCall: 1}
+	st := &store{maxMessages: maxMessages, seed: maphash.MakeSeed(), salt: rand.Uint64(), firstCall: 1}
 	st.reset()
 	return st
 }
@@ -118,23 +194,23 @@ func newStore(maxMessages int) *store {
 func (st *store) reset() {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	st.count = Stats{ByStatus: map[string]int64{}, MaxMessages: st.maxMessages}
+	st.count = Stats{ByChannel: map[string]*Counts{}, MaxMessages: st.maxMessages}
 	// Numbers go on, so that a call under way cannot be mistaken for a new one.
 	st.firstCall += uint64(len(st.calls))
-	st.firstMail += uint64(len(st.mail))
-	st.calls, st.mail, st.duplicates = nil, nil, nil
+	st.firstKept += uint64(len(st.kept))
+	st.calls, st.kept, st.open, st.duplicates = nil, nil, nil, nil
 	st.byMessage, st.byCategory = map[string]*batch{}, map[string][]*batch{}
-	st.first, st.duplicateNum = map[uint64]uint64{}, map[string]int{}
+	st.first, st.duplicateNum = map[uint64]uint64{}, map[identity]int{}
 }
 
 // begin writes a call down at its arrival and returns its number.
 func (st *store) begin(provider, channel string, arrived time.Time) uint64 {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	if st.count.Calls == 0 || arrived.Before(st.count.FirstAt) {
+	if st.count.FirstAt.IsZero() || arrived.Before(st.count.FirstAt) {
 		st.count.FirstAt = arrived
 	}
-	st.count.Calls++
+	st.count.channel(channel).Calls++
 	n := st.firstCall + uint64(len(st.calls))
 	st.calls = append(st.calls, Call{N: n, Provider: provider, Channel: channel, ArrivedAt: arrived})
 	if len(st.calls) > maxCalls {
@@ -154,42 +230,40 @@ func (st *store) update(n uint64, change func(*Call)) {
 }
 
 // finish notes how a call ended. Status 0 is no answer.
-func (st *store) finish(n uint64, status int, refused bool) {
+func (st *store) finish(n uint64, channel string, status int, refused bool) {
 	st.update(n, func(c *Call) { c.Status, c.AnsweredAt = status, time.Now().UTC() })
 	st.mu.Lock()
 	defer st.mu.Unlock()
+	count := st.count.channel(channel)
 	if refused {
-		st.count.RejectedCalls++
+		count.RejectedCalls++
 	}
 	key := "none"
 	if status != 0 {
 		key = strconv.Itoa(status)
 	}
-	st.count.ByStatus[key]++
+	count.ByStatus[key]++
 }
 
-func (st *store) faulted(n uint64, action string) {
+func (st *store) faulted(n uint64, channel, action string) {
 	st.update(n, func(c *Call) { c.Fault = action })
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	st.count.FaultsApplied++
+	st.count.channel(channel).FaultsApplied++
 }
 
 // accept counts and keeps one call's messages; b must not change afterwards.
 func (st *store) accept(n uint64, b *batch) {
 	hashes := make([]uint64, b.size())
 	for i := range hashes {
-		_, delivery := b.who(i)
-		hashes[i] = maphash.String(st.seed, delivery)
+		hashes[i] = maphash.Comparable(st.seed, identify(b, i))
 	}
 	st.update(n, func(c *Call) { c.Accepted = true })
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	b.n, b.at = st.firstMail+uint64(len(st.mail)), time.Now().UTC()
-	st.count.LastAt = b.at
-	st.count.Messages += int64(b.size())
-	st.count.ContentsKept += int64(b.size())
-	st.mail = append(st.mail, b)
+	st.close() // what comes later stands after b
+	b.n, b.at = st.next(), time.Now().UTC()
+	st.kept = append(st.kept, b)
 	st.byMessage[b.messageID] = b
 	for _, c := range b.shared.Categories {
 		st.byCategory[c] = append(st.byCategory[c], b)
@@ -197,67 +271,131 @@ func (st *store) accept(n uint64, b *batch) {
 	for i, hash := range hashes {
 		st.see(b, i, hash)
 	}
+	st.accepted(b.size(), b.at)
+}
+
+// acceptSingle counts and keeps the message of a call that has only one, and says
+// where it is.
+func (st *store) acceptSingle(n uint64, e *single) (*series, int) {
+	hash := maphash.Comparable(st.seed, e.identity())
+	st.update(n, func(c *Call) { c.Accepted = true })
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if st.open == nil {
+		st.open = newSeries(st.next(), st.salt)
+		st.kept = append(st.kept, st.open)
+	}
+	s := st.open
+	e.at = time.Now().UTC()
+	i := s.add(e)
+	st.see(s, i, hash)
+	// So few that dropping the oldest leaves most of the others.
+	if i+1 >= min(seriesSize, max(st.maxMessages/4, 1)) {
+		st.close()
+	}
+	st.accepted(1, e.at)
+	return s, i
+}
+
+func (st *store) next() uint64 { return st.firstKept + uint64(len(st.kept)) }
+
+func (st *store) close() {
+	if st.open != nil {
+		st.open.close()
+		st.open = nil
+	}
+}
+
+// accepted notes that contents came, and makes room for them.
+func (st *store) accepted(n int, at time.Time) {
+	st.count.LastAt = at
+	st.count.ContentsKept += int64(n)
 	for st.count.ContentsKept > int64(st.maxMessages) {
 		st.dropOldest()
 	}
 }
 
-// see counts message i of b as a new delivery or as a duplicate.
-func (st *store) see(b *batch, i int, hash uint64) {
-	_, delivery := b.who(i)
-	if delivery == "" {
-		st.count.WithoutDelivery++
-		st.count.Distinct++
+// see counts message i of m as a new delivery or as a duplicate.
+func (st *store) see(m messages, i int, hash uint64) {
+	id := identify(m, i)
+	count := st.count.channel(id.channel)
+	count.Messages++
+	if id.delivery == "" {
+		count.WithoutDelivery++
+		count.Distinct++
 		return
 	}
 	ref, seen := st.first[hash]
 	if !seen {
-		st.first[hash] = b.n<<refBits | uint64(i)
-		st.count.Distinct++
+		st.first[hash] = m.number()<<refBits | uint64(i)
+		count.Distinct++
 		return
 	}
-	known := 0
-	earlier, at := st.batchNumbered(ref>>refBits), int(ref&(1<<refBits-1))
-	if earlier != nil {
-		known = 1
-		if _, other := earlier.who(at); other != delivery {
-			st.count.Distinct++ // two ids with one hash
-			return
-		}
+	earlier, at := st.referred(ref)
+	if earlier != nil && identify(earlier, at) != id {
+		count.Distinct++ // two ids with one hash
+		return
 	}
-	st.count.Duplicates++
-	num, listed := st.duplicateNum[delivery]
+	count.Duplicates++
+	if earlier != nil && replaces(m, i, earlier, at) {
+		count.Replaced++
+	}
+	st.list(id, m.sighting(i), func() []Sighting {
+		if earlier == nil {
+			return nil
+		}
+		return []Sighting{earlier.sighting(at)}
+	})
+}
+
+// list adds a sighting to a duplicate; first gives the one before the first that
+// was noticed, where it is still known.
+func (st *store) list(id identity, now Sighting, first func() []Sighting) {
+	num, listed := st.duplicateNum[id]
 	if !listed {
 		if len(st.duplicates) == maxDuplicates {
 			return
 		}
 		num = len(st.duplicates)
-		st.duplicateNum[delivery] = num
-		st.duplicates = append(st.duplicates, Duplicate{Delivery: delivery, Count: 1})
-		if known == 1 {
-			st.duplicates[num].Sightings = []Sighting{earlier.sighting(at)}
-		}
+		st.duplicateNum[id] = num
+		st.duplicates = append(st.duplicates, Duplicate{
+			Delivery: id.delivery, Channel: id.channel, To: id.address, Count: 1, Sightings: first(),
+		})
 	}
 	d := &st.duplicates[num]
 	d.Count++
 	if len(d.Sightings) < maxSightings {
-		d.Sightings = append(d.Sightings, b.sighting(i))
+		d.Sightings = append(d.Sightings, now)
 	}
 }
 
-func (st *store) batchNumbered(n uint64) *batch {
-	if n < st.firstMail || n-st.firstMail >= uint64(len(st.mail)) {
-		return nil
+// referred gives the message that a reference of ours is to; nil where it is no
+// longer kept.
+func (st *store) referred(ref uint64) (messages, int) {
+	n, i := ref>>refBits, int(ref&(1<<refBits-1))
+	if n < st.firstKept || n-st.firstKept >= uint64(len(st.kept)) {
+		return nil, 0
 	}
-	return st.mail[n-st.firstMail]
+	m := st.kept[n-st.firstKept]
+	if i >= m.size() {
+		return nil, 0
+	}
+	return m, i
 }
 
 func (st *store) dropOldest() {
-	b := st.mail[0]
-	st.mail = st.mail[1:]
-	st.firstMail++
-	st.count.ContentsKept -= int64(b.size())
-	st.count.ContentsDropped += int64(b.size())
+	m := st.kept[0]
+	if len(st.kept) == 1 {
+		st.close()
+	}
+	st.kept = st.kept[1:]
+	st.firstKept++
+	st.count.ContentsKept -= int64(m.size())
+	st.count.ContentsDropped += int64(m.size())
+	b, mail := m.(*batch)
+	if !mail {
+		return
+	}
 	delete(st.byMessage, b.messageID)
 	for _, c := range b.shared.Categories {
 		if st.byCategory[c] = st.byCategory[c][1:]; len(st.byCategory[c]) == 0 {
@@ -266,11 +404,18 @@ func (st *store) dropOldest() {
 	}
 }
 
-func (st *store) stats() Stats {
+// stats is all counts; those of webhooks are added by who knows them.
+func (st *store) stats(webhooks map[string]WebhookStats) Stats {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	out := st.count
-	out.ByStatus = maps.Clone(st.count.ByStatus)
+	out.ByStatus, out.ByChannel = map[string]int64{}, make(map[string]*Counts, len(st.count.ByChannel))
+	for channel, count := range st.count.ByChannel {
+		one := *count
+		one.ByStatus, one.Webhooks = maps.Clone(count.ByStatus), webhooks[channel]
+		out.ByChannel[channel] = &one
+		out.Counts.add(&one)
+	}
 	return out
 }
 
@@ -303,9 +448,16 @@ func (st *store) listDuplicates(from, limit int) (items []Duplicate, next int) {
 	return items, next
 }
 
-// snapshot gives the batches in order of acceptance: those of one provider
-// message id, of any of the categories, or all.
-func (st *store) snapshot(messageID string, categories []string) []*batch {
+// all gives everything kept, in the order in which it was accepted.
+func (st *store) all() []messages {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	return st.kept
+}
+
+// mails gives the batches in order of acceptance: those of one provider message
+// id, of any of the categories, or all.
+func (st *store) mails(messageID string, categories []string) []*batch {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	switch {
@@ -316,7 +468,12 @@ func (st *store) snapshot(messageID string, categories []string) []*batch {
 		return nil
 	case len(categories) == 1:
 		return st.byCategory[categories[0]]
-	default:
-		return st.mail
 	}
+	out := make([]*batch, 0, len(st.byMessage))
+	for _, m := range st.kept {
+		if b, mail := m.(*batch); mail {
+			out = append(out, b)
+		}
+	}
+	return out
 }

@@ -12,6 +12,8 @@ const staleBy = 24 * time.Hour
 // WebhookFaults is how webhooks misbehave. Rates are shares from 0 to 1, drawn from
 // Faults.Seed. What is true still comes: a fault adds, delays and reorders.
 type WebhookFaults struct {
+	// Provider is whose webhooks misbehave; empty is everybody's.
+	Provider string `json:"provider,omitempty"`
 	// Hold keeps all events back until it is set to false again.
 	Hold bool `json:"hold,omitempty"`
 	// Delay keeps each event back for a random time up to this one, so that events
@@ -23,12 +25,14 @@ type WebhookFaults struct {
 	// Duplicate is the share of events that come twice, the second time up to a
 	// second later than the first was due.
 	Duplicate float64 `json:"duplicate,omitempty"`
-	// NewIDs gives an event another sg_event_id each time that it is posted.
+	// NewIDs gives an event of SendGrid's another sg_event_id each time that it is
+	// posted.
 	NewIDs bool `json:"new_ids,omitempty"`
 	// Forged is the share of posts before which another comes whose signature is
 	// wrong, in one of four ways; Stale before which one comes that is signed well, a
-	// day ago. Both tell of the same messages what did not happen to them: a bounce,
-	// or a delivery where it was a bounce that happened.
+	// day ago (SendGrid only: Twilio signs no time). Both tell of the same messages
+	// what did not happen to them: that they failed, or where they did, that they
+	// were delivered.
 	Forged float64 `json:"forged,omitempty"`
 	Stale  float64 `json:"stale,omitempty"`
 }
@@ -49,9 +53,12 @@ func (f *WebhookFaults) problems() []string {
 	return bad
 }
 
-func (f *faults) webhooks() WebhookFaults {
+func (f *faults) webhooks(provider string) WebhookFaults {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if p := f.now.Webhooks.Provider; p != "" && p != provider {
+		return WebhookFaults{}
+	}
 	return f.now.Webhooks
 }
 
@@ -64,9 +71,9 @@ func (f *faults) chance(rate float64) bool {
 
 func (f *faults) draws(rate float64) bool { return rate > 0 && f.random.Float64() < rate }
 
-// events are those of all messages of b, with the copies that the faults add; made
-// is how many there are without them.
-func (f *faults) events(b *batch, w WebhookFaults) (events []event, made int64) {
+// events are those of messages from one up to another, with the copies that the
+// faults add; made is how many there are without them.
+func (f *faults) events(of messages, from, to int, w WebhookFaults) (events []event, made int64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	later := func(most time.Duration) int64 {
@@ -75,12 +82,11 @@ func (f *faults) events(b *batch, w WebhookFaults) (events []event, made int64) 
 		}
 		return f.random.Int64N(int64(most))
 	}
-	events = make([]event, 0, 2*b.size())
-	for i := range b.size() {
-		address, _ := b.who(i)
-		steps := course(address)
+	events = make([]event, 0, 2*(to-from))
+	for i := from; i < to; i++ {
+		steps, at := of.course(i), of.when(i)
 		for n := range steps {
-			e := event{b: b, i: int32(i), step: &steps[n], due: b.at.Add(steps[n].after).UnixNano() + later(time.Duration(w.Delay))}
+			e := event{of: of, i: int32(i), step: &steps[n], due: at.Add(steps[n].after).UnixNano() + later(time.Duration(w.Delay))}
 			events = append(events, e)
 			made++
 			if f.draws(w.Duplicate) {
@@ -92,12 +98,34 @@ func (f *faults) events(b *batch, w WebhookFaults) (events []event, made int64) 
 	return events, made
 }
 
+// guise is how true a post is, and how it is signed.
+type guise int
+
+const (
+	honest guise = iota
+	// stale is signed well, a day ago.
+	stale
+	// What nobody with the key has signed: with the signature of the truth, with
+	// another key, with something that is no signature, with none.
+	signedForAnother
+	signedByAnother
+	signedBadly
+	unsigned
+)
+
+const forgeries = 4 // of the above
+
 // mislead makes the posts that a target must not believe.
 func (w *webhook) mislead(ctx context.Context, events []event, count *WebhookStats) {
-	faults := w.faults.webhooks()
+	faults := w.faults.webhooks(w.provider)
 	n := int64(len(events))
 	if w.faults.chance(faults.Forged) {
-		believed := w.forge(ctx, events)
+		var kind guise
+		w.tally(func() {
+			kind = signedForAnother + guise(w.forgery%forgeries)
+			w.forgery++
+		})
+		believed := w.post(ctx, events, kind) == nil
 		w.tally(func() {
 			count.Forged += n
 			if believed {
@@ -105,10 +133,8 @@ func (w *webhook) mislead(ctx context.Context, events []event, count *WebhookSta
 			}
 		})
 	}
-	if w.faults.chance(faults.Stale) {
-		body := render(falsified(events), false)
-		stamp := unixSeconds(time.Now().Add(-staleBy))
-		believed := w.post(ctx, body, stamp, w.sign(stamp, body)) == nil
+	if w.provider == sendgrid && w.faults.chance(faults.Stale) { // Twilio signs no time
+		believed := w.post(ctx, events, stale) == nil
 		w.tally(func() {
 			count.Stale += n
 			if believed {
@@ -116,27 +142,6 @@ func (w *webhook) mislead(ctx context.Context, events []event, count *WebhookSta
 			}
 		})
 	}
-}
-
-// forge posts what nobody with the key has signed and says whether it was believed.
-func (w *webhook) forge(ctx context.Context, events []event) bool {
-	body := render(falsified(events), false)
-	stamp := unixSeconds(time.Now())
-	var kind int
-	w.tally(func() {
-		kind = w.forgery % 4
-		w.forgery++
-	})
-	var signature string // none
-	switch kind {
-	case 0: // that of the true events
-		signature = w.sign(stamp, render(events, false))
-	case 1: // with another key
-		signature = sign(NewWebhookKey(), stamp, body)
-	case 2:
-		signature = "bm90IGEgc2lnbmF0dXJl"
-	}
-	return w.post(ctx, body, stamp, signature) == nil
 }
 
 func (w *webhook) tally(change func()) {
