@@ -34,13 +34,41 @@ type TemplateSummary struct {
 	Locales       map[Channel][]string `json:"locales"`
 }
 
+// Rendered is a message as the readers of a locale get it.
+type Rendered struct {
+	Channel  Channel   `json:"channel"`
+	Locale   string    `json:"locale"` // empty without a template
+	Subject  string    `json:"subject"`
+	HTML     string    `json:"html"`
+	Text     string    `json:"text"`
+	URL      string    `json:"url"`
+	Segments *Segments `json:"segments,omitempty"` // of an SMS
+}
+
+// Normalise writes the locales as they are compared: "pt_BR" as "pt-br".
+func (t *Template) Normalise() {
+	t.DefaultLocale = normalLocale(t.DefaultLocale)
+	texts := make(map[Channel]map[string]TemplateText, len(t.Texts))
+	for channel, locales := range t.Texts {
+		texts[channel] = make(map[string]TemplateText, len(locales))
+		for locale, text := range locales {
+			texts[channel][normalLocale(locale)] = text
+		}
+	}
+	t.Texts = texts
+}
+
+func normalLocale(locale string) string {
+	return strings.ToLower(strings.ReplaceAll(strings.TrimSpace(locale), "_", "-"))
+}
+
 // LocaleFor is the locale of the text for a subscriber who reads locale: that, or
 // its language without the region, or the default; "" for a nil template.
 func (t *Template) LocaleFor(channel Channel, locale string) string {
 	if t == nil {
 		return ""
 	}
-	locale = strings.ToLower(strings.ReplaceAll(locale, "_", "-"))
+	locale = normalLocale(locale)
 	language, _, _ := strings.Cut(locale, "-")
 	for _, candidate := range []string{locale, language} {
 		if _, ok := t.Texts[channel][candidate]; ok {

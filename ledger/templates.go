@@ -43,12 +43,7 @@ func (l *Ledger) Template(ctx context.Context, name string, version int) (fanfar
 	return t, failed("read template "+name, err)
 }
 
-// rowQuerier is a pool or a transaction.
-type rowQuerier interface {
-	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
-}
-
-func template(ctx context.Context, from rowQuerier, name string, version int) (fanfare.Template, error) {
+func template(ctx context.Context, from querier, name string, version int) (fanfare.Template, error) {
 	t := fanfare.Template{Name: name}
 	err := from.QueryRow(ctx, `
 		SELECT version, created_at, default_locale, texts FROM templates

@@ -47,24 +47,6 @@ func part(t *fanfare.TemplateText, name string) *string {
 // localeForm is how locales are written: in lower case, a language and perhaps more.
 var localeForm = regexp.MustCompile(`^[a-z]{2,8}(-[a-z0-9]{1,8}){0,3}$`)
 
-// Normalised writes a template's locales as they are compared: "pt_BR" as "pt-br".
-func Normalised(t fanfare.Template) fanfare.Template {
-	t.DefaultLocale = normalLocale(t.DefaultLocale)
-	texts := make(map[fanfare.Channel]map[string]fanfare.TemplateText, len(t.Texts))
-	for channel, locales := range t.Texts {
-		texts[channel] = make(map[string]fanfare.TemplateText, len(locales))
-		for locale, text := range locales {
-			texts[channel][normalLocale(locale)] = text
-		}
-	}
-	t.Texts = texts
-	return t
-}
-
-func normalLocale(locale string) string {
-	return strings.ToLower(strings.ReplaceAll(strings.TrimSpace(locale), "_", "-"))
-}
-
 // Check finds everything that is wrong with a template before there is data: fields
 // begin with "texts". Nil when it may be kept.
 func (r *Renderer) Check(t fanfare.Template) []fanfare.Violation {
@@ -153,25 +135,46 @@ func (f fault) sentence() string {
 // everything that is wrong with any of them: what a missing piece of data is called, and
 // where it is missed. Nil when all can be sent.
 func (r *Renderer) Prove(a fanfare.Announcement) error {
-	var all grouped
+	_, problems, err := r.Preview(a, "")
+	if err == nil && len(problems) > 0 {
+		err = &fanfare.InvalidError{Violations: problems}
+	}
+	return err
+}
+
+// Preview renders an announcement on all its channels: for somebody who reads the
+// locale, or, where that is empty, in every locale there is. What cannot be rendered is
+// among the problems instead.
+func (r *Renderer) Preview(a fanfare.Announcement, locale string) ([]fanfare.Rendered, []fanfare.Violation, error) {
+	rendered := []fanfare.Rendered{}
+	var problems grouped
 	for _, channel := range a.Channels {
 		locales := slices.Sorted(slices.Values(a.Template.Locales(channel)))
-		if a.Template == nil {
-			locales = []string{""}
+		if a.Template == nil || locale != "" {
+			locales = []string{a.Template.LocaleFor(channel, locale)}
 		}
 		for _, locale := range locales {
-			_, err := r.Render(channel, a, locale)
-			if err := all.take(err, channel, locale); err != nil {
-				return err
+			m, err := r.Render(channel, a, locale)
+			if err != nil {
+				if err := problems.take(err, channel, locale); err != nil {
+					return nil, nil, err
+				}
+				continue
 			}
+			one := fanfare.Rendered{Channel: channel, Locale: locale, Subject: m.Subject, HTML: m.HTML, Text: m.Text, URL: m.URL}
+			if channel == fanfare.SMS {
+				segments := Segments(m.Text)
+				one.Segments = &segments
+			}
+			rendered = append(rendered, one)
 		}
 	}
-	return all.err()
+	return rendered, problems.all(), nil
 }
 
 // fromTemplate makes a message of the pinned template.
 func (r *Renderer) fromTemplate(channel fanfare.Channel, a fanfare.Announcement, locale string) (fanfare.Message, error) {
-	source, found := a.Template.Texts[channel][a.Template.LocaleFor(channel, strings.TrimSpace(locale))]
+	source, found := a.Template.Texts[channel][a.Template.LocaleFor(channel, locale)]
 	if !found {
 		return fanfare.Message{}, violation("content.template", fmt.Sprintf("%s version %d has no text for %s in its default locale", a.Template.Name, a.Template.Version, channel))
 	}
@@ -348,13 +351,10 @@ func (g *grouped) take(err error, channel fanfare.Channel, locale string) error 
 	return nil
 }
 
-func (g *grouped) err() error {
-	if len(g.order) == 0 {
-		return nil
-	}
+func (g *grouped) all() []fanfare.Violation {
 	all := make([]fanfare.Violation, len(g.order))
 	for i, v := range g.order {
 		all[i] = fanfare.Violation{Field: v.Field, Detail: v.Detail + " (" + strings.Join(g.where[v], "; ") + ")"}
 	}
-	return &fanfare.InvalidError{Violations: all}
+	return all
 }

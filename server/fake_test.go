@@ -28,6 +28,7 @@ type fakeLedger struct {
 	ended         map[fanfare.UnsubscribeLink]int
 	chunks        []int
 	outageBooks
+	templateBooks
 	wishes
 
 	fail   error                                // what every call returns

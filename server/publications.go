@@ -2,10 +2,12 @@ package server
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -17,7 +19,7 @@ import (
 )
 
 const (
-	// maxContent is how many bytes title, url, summary and body have together.
+	// maxContent is how many bytes title, url, summary, body and data have together.
 	maxContent = 256 << 10
 	// maxAhead bounds scheduled_at: partitions for deliveries are made that far ahead.
 	maxAhead = 30 * 24 * time.Hour
@@ -64,7 +66,11 @@ func (p *publishing) CreatePublication(c echo.Context, params api.CreatePublicat
 	if err := decode(c, &draft); err != nil {
 		return err
 	}
-	accepted, err := p.intake.Accept(c.Request().Context(), draft, params.IdempotencyKey)
+	return p.accept(c, draft, params.IdempotencyKey)
+}
+
+func (p *publishing) accept(c echo.Context, draft fanfare.Draft, idempotencyKey string) error {
+	accepted, err := p.intake.Accept(c.Request().Context(), draft, idempotencyKey)
 	if err != nil {
 		return err
 	}
@@ -150,7 +156,7 @@ func (p *publishing) present(publication fanfare.Publication) fanfare.Publicatio
 func (p *publishing) check(ctx context.Context, body []byte) ([]fanfare.Violation, error) {
 	var draft fanfare.Draft
 	decodeLoosely(body, &draft)
-	violations := checkContent(draft.Content)
+	violations := append(checkRequired(body), checkContent(draft.Content)...)
 	if draft.ScheduledAt != nil && draft.ExpiresAt != nil && !draft.ExpiresAt.After(*draft.ScheduledAt) {
 		violations = append(violations, fanfare.Violation{Field: "expires_at", Detail: "must be after scheduled_at"})
 	}
@@ -188,6 +194,29 @@ func (p *publishing) isTaken(ctx context.Context, key fanfare.Key) (bool, error)
 	return err == nil, err
 }
 
+// checkRequired asks for what content without a template must have.
+func checkRequired(body []byte) []fanfare.Violation {
+	var given struct {
+		Content map[string]json.RawMessage `json:"content"`
+	}
+	if json.Unmarshal(body, &given) != nil || given.Content == nil || has(given.Content, "template") {
+		return nil // without content, the description's check says so
+	}
+	var violations []fanfare.Violation
+	for _, field := range []string{"title", "url"} {
+		if !has(given.Content, field) {
+			violations = append(violations, fanfare.Violation{Field: "content." + field, Detail: "is required"})
+		}
+	}
+	return violations
+}
+
+// has reports whether a member is there; null counts as left out.
+func has(members map[string]json.RawMessage, name string) bool {
+	value, there := members[name]
+	return there && string(value) != "null"
+}
+
 func checkContent(content fanfare.Content) []fanfare.Violation {
 	var violations []fanfare.Violation
 	add := func(field, detail string) {
@@ -203,9 +232,16 @@ func checkContent(content fanfare.Content) []fanfare.Violation {
 			add("url", "must be a whole http or https address")
 		}
 	}
+	data, err := json.Marshal(content.Data)
+	if err != nil || len(content.Data) == 0 {
+		data = nil
+	}
+	if holdsNUL(content.Data) {
+		add("data", "must not contain a NUL character")
+	}
 	largest, size, all := "", 0, 0
 	for _, part := range []struct{ field, text string }{
-		{"title", content.Title}, {"url", content.URL}, {"summary", content.Summary}, {"body", content.Body},
+		{"title", content.Title}, {"url", content.URL}, {"summary", content.Summary}, {"body", content.Body}, {"data", string(data)},
 	} {
 		all += len(part.text)
 		if len(part.text) > size {
@@ -219,6 +255,23 @@ func checkContent(content fanfare.Content) []fanfare.Violation {
 		add(largest, fmt.Sprintf("is too large: content has %d bytes, at most %d are allowed", all, maxContent))
 	}
 	return violations
+}
+
+// holdsNUL finds the one character that PostgreSQL does not keep.
+func holdsNUL(value any) bool {
+	switch v := value.(type) {
+	case string:
+		return strings.ContainsRune(v, 0)
+	case []any:
+		return slices.ContainsFunc(v, holdsNUL)
+	case map[string]any:
+		for name, member := range v {
+			if strings.ContainsRune(name, 0) || holdsNUL(member) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // checkLine says what is wrong with text that must stand on one line.

@@ -63,6 +63,8 @@ type Config struct {
 	// Webhooks are the providers whose events are taken in, by the name that stands
 	// in their address, /webhooks/{provider}.
 	Webhooks map[string]Webhook
+	// Renderer judges templates and shows what they make. Required.
+	Renderer Renderer
 	// TurnOnWebhook says for a provider that is not among them how its webhook is
 	// turned on, for example "set SENDGRID_WEBHOOK_PUBLIC_KEY".
 	TurnOnWebhook map[string]string
@@ -70,7 +72,7 @@ type Config struct {
 
 // Ledger is all the server asks of the ledger.
 type Ledger interface {
-	Intake
+	Authoring
 	PublicationReader
 	Controls
 	DeliveryReader
@@ -80,6 +82,12 @@ type Ledger interface {
 	Aftermath
 	SelfService
 	Pinger
+}
+
+// Authoring is what publishers send, and what it is made of.
+type Authoring interface {
+	Intake
+	Templates
 }
 
 // SelfService is what subscribers do about themselves.
@@ -151,9 +159,11 @@ func build(cfg Config, ledger Ledger, wake func(), log *slog.Logger, checks []Ch
 		intake: ledger, reader: ledger, controls: ledger, channels: newChannels(cfg), links: links, wake: wake, now: now,
 	}
 	audience := &audience{topics: ledger, subscribers: ledger}
+	templating := &templating{templates: ledger, renderer: cfg.Renderer, topics: ledger, subscribers: ledger, publishing: publishing}
 	handlers := handlers{
 		publishing:       publishing,
 		audience:         audience,
+		templating:       templating,
 		deliveries:       &deliveries{reader: ledger, links: links},
 		importing:        &importing{ledger: ledger, idle: spans.idle, write: spans.write},
 		replaying:        &replaying{replayer: ledger, reader: ledger, links: links, wake: wake},
@@ -169,6 +179,7 @@ func build(cfg Config, ledger Ledger, wake func(), log *slog.Logger, checks []Ch
 		"putSubscriber":     checkSubscriberBody,
 		"putTopic":          checkTopicBody,
 		"createReplay":      checkReplay,
+		"putTemplate":       templating.check,
 	})
 	e := echo.New()
 	e.HTTPErrorHandler = answerProblem
@@ -181,6 +192,7 @@ func build(cfg Config, ledger Ledger, wake func(), log *slog.Logger, checks []Ch
 type handlers struct {
 	*publishing
 	*audience
+	*templating
 	*deliveries
 	*importing
 	*replaying
@@ -201,6 +213,9 @@ func (c Config) validate() error {
 		if strings.TrimSpace(string(key)) != string(key) || key == "" {
 			errs = append(errs, fmt.Errorf("an API key is empty or has blanks around it: %w", fanfare.ErrInvalid))
 		}
+	}
+	if c.Renderer == nil {
+		errs = append(errs, fmt.Errorf("no renderer is set: %w", fanfare.ErrNotConfigured))
 	}
 	if c.Secret == "" {
 		errs = append(errs, fmt.Errorf("no secret is set: %w", fanfare.ErrNotConfigured))

@@ -23,6 +23,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	fanfare "github.com/fanfare-dev/fanfare"
+	"github.com/fanfare-dev/fanfare/render"
 	"github.com/fanfare-dev/fanfare/server/api"
 )
 
@@ -61,6 +62,7 @@ func start(t *testing.T, options ...option) *running {
 		TemporalNamespace: "fanfare",
 		APIKeys:           []fanfare.Secret{testKey, "another-key"},
 		Secret:            testSecret,
+		Renderer:          render.New(),
 		Channels:          []fanfare.Channel{fanfare.Email, fanfare.InApp},
 		SwitchOn:          map[fanfare.Channel]string{fanfare.SMS: "set TWILIO_ACCOUNT_SID and TWILIO_AUTH_TOKEN"},
 	}
@@ -203,7 +205,7 @@ func TestNewNamesEverythingWrongWithItsConfig(t *testing.T) {
 	}, newFakeLedger(), func() {}, slog.New(slog.DiscardHandler))
 	require.ErrorIs(t, err, fanfare.ErrInvalid)
 	require.ErrorIs(t, err, fanfare.ErrNotConfigured)
-	for _, part := range []string{"API key is empty", "no secret", "public URL", "Temporal UI", `"fax"`} {
+	for _, part := range []string{"API key is empty", "no secret", "no renderer", "public URL", "Temporal UI", `"fax"`} {
 		require.ErrorContains(t, err, part)
 	}
 	_, err = New(Config{Secret: "s"}, newFakeLedger(), func() {}, slog.New(slog.DiscardHandler))

@@ -90,7 +90,7 @@ func (a *app) serve(ctx context.Context, s serverSettings, migrate bool) error {
 	srv, err := server.New(server.Config{
 		PublicURL: s.publicURL(), TemporalUI: s.TemporalUI, TemporalNamespace: s.TemporalNamespace,
 		APIKeys: s.APIKeys, Secret: s.Secret, Channels: s.channels(), SwitchOn: switchOn,
-		Webhooks: webhooks, TurnOnWebhook: turnOnWebhook,
+		Webhooks: webhooks, TurnOnWebhook: turnOnWebhook, Renderer: renderer,
 	}, books, wakes.wake, log, server.Check{Name: "temporal", Probe: func(ctx context.Context) error {
 		_, err := temporal.CheckHealth(ctx, &client.CheckHealthRequest{})
 		return err

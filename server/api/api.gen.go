@@ -147,7 +147,9 @@ type Channel = fanfare.Channel
 type Choices = map[fanfare.Channel]*bool
 
 // Content What is announced, at most 256 KiB together. Title and address are enough; each channel has sensible defaults for
-// the rest.
+// the rest. With a template, none but `template` is required, and the template's latest version at this moment is
+// used for good. Everything that the publication asks for is rendered before it is accepted: what is missing in
+// `data`, on whichever channel and in whichever locale, is named in `violations`.
 type Content = fanfare.Content
 
 // Delivery defines model for Delivery.
@@ -245,6 +247,27 @@ type PreferencesBody struct {
 
 	// Topics By topic. Something can be said of at most 1,000 topics in all.
 	Topics map[fanfare.Topic]Choices `json:"topics,omitempty"`
+}
+
+// PreviewBody Example: {"channel":"sms","data":{"title":"On the Analytical Engine","url":"https://blog.example/articles/123"}}
+type PreviewBody struct {
+	// Channel Only this channel. Left out, all that the template has.
+	//
+	// Example: sms
+	Channel fanfare.Channel `json:"channel,omitempty"`
+
+	// Data What the template asks for, by name.
+	//
+	// Example: {"author":{"name":"Ada Lovelace"},"title":"On the Analytical Engine"}
+	Data TemplateData `json:"data,omitempty"`
+
+	// Locale Only what somebody who reads this locale gets. Left out, all locales.
+	//
+	// Example: pt-BR
+	Locale string `json:"locale,omitempty"`
+
+	// Version Which version. Left out, the latest.
+	Version int `json:"version,omitempty"`
 }
 
 // Problem An RFC 9457 problem document.
@@ -364,6 +387,9 @@ type ReadinessPart struct {
 // RejectedLine defines model for RejectedLine.
 type RejectedLine = fanfare.RejectedLine
 
+// RenderedMessage defines model for RenderedMessage.
+type RenderedMessage = fanfare.Rendered
+
 // Replay defines model for Replay.
 type Replay = fanfare.Replay
 
@@ -399,6 +425,9 @@ type ReplayList struct {
 
 // ReplayPreview defines model for ReplayPreview.
 type ReplayPreview = fanfare.ReplayPreview
+
+// Segments What an SMS is cut into, each of which is paid for.
+type Segments = fanfare.Segments
 
 // Subscriber What is not known is left out.
 type Subscriber = fanfare.Subscriber
@@ -441,6 +470,77 @@ type Subscription struct {
 	//
 	// Example: writer-42
 	Topic TopicID `json:"topic"`
+}
+
+// Template defines model for Template.
+type Template = fanfare.Template
+
+// TemplateBody defines model for TemplateBody.
+type TemplateBody = fanfare.Template
+
+// TemplateData What the template asks for, by name.
+//
+// Example: {"author":{"name":"Ada Lovelace"},"title":"On the Analytical Engine"}
+type TemplateData map[string]interface{}
+
+// TemplateList defines model for TemplateList.
+type TemplateList struct {
+	// Items Templates by name, or versions from the newest.
+	Items []TemplateSummary `json:"items"`
+
+	// NextCursor The `cursor` of the next page; null on the last.
+	//
+	// Example: MDE5OWM3YTA
+	NextCursor *NextCursor `json:"next_cursor"`
+}
+
+// TemplatePreview defines model for TemplatePreview.
+type TemplatePreview struct {
+	// Messages By channel and locale.
+	Messages []RenderedMessage `json:"messages"`
+
+	// Name The template's name.
+	//
+	// Example: new-article
+	Name string `json:"name"`
+
+	// Problems What cannot be rendered, and on which channel and in which locale.
+	Problems []Violation `json:"problems"`
+
+	// Version The version that was rendered.
+	//
+	// Example: 3
+	Version int `json:"version"`
+}
+
+// TemplateSummary defines model for TemplateSummary.
+type TemplateSummary = fanfare.TemplateSummary
+
+// TemplateText What a template says on one channel in one locale, in Liquid. An email has `subject` and `html`, `text` or both;
+// an SMS has `text`; a push and an in-app item have `subject` and may have `text` and `url`.
+type TemplateText = fanfare.TemplateText
+
+// TemplateTexts By channel (`email`, `sms`, `push`, `inapp`) and by locale, of which each channel has at most 20.
+//
+// Example: {"sms":{"en":{"text":"{{ title }} {{ url }}"},"pt-br":{"text":"Novo: {{ title }} {{ url }}"}}}
+type TemplateTexts map[string]map[string]TemplateText
+
+// TestBody Example: {"channel":"email","data":{"title":"On the Analytical Engine","url":"https://blog.example/articles/123"},"subscriber":"reader-1"}
+type TestBody struct {
+	// Channel Where to send it.
+	//
+	// Example: email
+	Channel fanfare.Channel `json:"channel"`
+
+	// Data What the template asks for, by name.
+	//
+	// Example: {"author":{"name":"Ada Lovelace"},"title":"On the Analytical Engine"}
+	Data TemplateData `json:"data,omitempty"`
+
+	// Subscriber The publisher's own id of a subscriber.
+	//
+	// Example: reader-1
+	Subscriber SubscriberID `json:"subscriber"`
 }
 
 // TimeZone A name from the IANA time zone database.
@@ -528,6 +628,9 @@ type ReplayPath = ReplayID
 // Example: reader-1
 type SubscriberPath = SubscriberID
 
+// TemplatePath defines model for TemplatePath.
+type TemplatePath = string
+
 // TopicPath The publisher's own name for a topic.
 //
 // Example: writer-42
@@ -547,6 +650,12 @@ type OnePublication = Publication
 
 // OneReplay defines model for OneReplay.
 type OneReplay = Replay
+
+// OneTemplate defines model for OneTemplate.
+type OneTemplate = Template
+
+// TemplatePage defines model for TemplatePage.
+type TemplatePage = TemplateList
 
 // TokenRefused An RFC 9457 problem document.
 type TokenRefused = Problem
@@ -635,6 +744,37 @@ type GetSubscriberPreferencesParams struct {
 	Limit Limit `form:"limit,omitempty" json:"limit,omitempty"`
 }
 
+// ListTemplatesParams defines parameters for ListTemplates.
+type ListTemplatesParams struct {
+	// Cursor The `next_cursor` of the page before. Opaque, and good for the same list only.
+	Cursor Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Limit How many items at most.
+	Limit Limit `form:"limit,omitempty" json:"limit,omitempty"`
+}
+
+// GetTemplateParams defines parameters for GetTemplate.
+type GetTemplateParams struct {
+	// Version Which version. Left out, the latest.
+	Version int `form:"version,omitempty" json:"version,omitempty"`
+}
+
+// TestTemplateParams defines parameters for TestTemplate.
+type TestTemplateParams struct {
+	// IdempotencyKey A name for this request; for a publication, besides its own `key`. The same name with another body is refused
+	// with 422.
+	IdempotencyKey IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// ListTemplateVersionsParams defines parameters for ListTemplateVersions.
+type ListTemplateVersionsParams struct {
+	// Cursor The `next_cursor` of the page before. Opaque, and good for the same list only.
+	Cursor Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Limit How many items at most.
+	Limit Limit `form:"limit,omitempty" json:"limit,omitempty"`
+}
+
 // TakeEventsJSONBody defines parameters for TakeEvents.
 type TakeEventsJSONBody = []map[string]interface{}
 
@@ -667,6 +807,15 @@ type PutSubscriberJSONRequestBody = SubscriberBody
 
 // CreateSubscriberTokenJSONRequestBody defines body for CreateSubscriberToken for application/json ContentType.
 type CreateSubscriberTokenJSONRequestBody = SubscriberTokenBody
+
+// PutTemplateJSONRequestBody defines body for PutTemplate for application/json ContentType.
+type PutTemplateJSONRequestBody = TemplateBody
+
+// PreviewTemplateJSONRequestBody defines body for PreviewTemplate for application/json ContentType.
+type PreviewTemplateJSONRequestBody = PreviewBody
+
+// TestTemplateJSONRequestBody defines body for TestTemplate for application/json ContentType.
+type TestTemplateJSONRequestBody = TestBody
 
 // PutTopicJSONRequestBody defines body for PutTopic for application/json ContentType.
 type PutTopicJSONRequestBody = TopicBody
@@ -766,6 +915,24 @@ type ServerInterface interface {
 	// CreateSubscriberToken Let a subscriber act for themselves
 	// (POST /v1/subscribers/{id}/tokens)
 	CreateSubscriberToken(ctx echo.Context, id SubscriberPath) error
+	// ListTemplates List templates by name
+	// (GET /v1/templates)
+	ListTemplates(ctx echo.Context, params ListTemplatesParams) error
+	// GetTemplate Read a template
+	// (GET /v1/templates/{template})
+	GetTemplate(ctx echo.Context, template TemplatePath, params GetTemplateParams) error
+	// PutTemplate Make a new version of a template
+	// (PUT /v1/templates/{template})
+	PutTemplate(ctx echo.Context, template TemplatePath) error
+	// PreviewTemplate Show what a template's messages would be
+	// (POST /v1/templates/{template}/preview)
+	PreviewTemplate(ctx echo.Context, template TemplatePath) error
+	// TestTemplate Send a template to one subscriber
+	// (POST /v1/templates/{template}/test)
+	TestTemplate(ctx echo.Context, template TemplatePath, params TestTemplateParams) error
+	// ListTemplateVersions List a template's versions, newest first
+	// (GET /v1/templates/{template}/versions)
+	ListTemplateVersions(ctx echo.Context, template TemplatePath, params ListTemplateVersionsParams) error
 	// PutTopic Create a topic or change it
 	// (PUT /v1/topics/{topic})
 	PutTopic(ctx echo.Context, topic TopicPath) error
@@ -1314,6 +1481,156 @@ func (w *ServerInterfaceWrapper) CreateSubscriberToken(ctx echo.Context) error {
 	return err
 }
 
+// ListTemplates converts echo context to params.
+func (w *ServerInterfaceWrapper) ListTemplates(ctx echo.Context) error {
+	var err error
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListTemplatesParams
+	// ------------- Optional query parameter "cursor" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "cursor", ctx.QueryParams(), &params.Cursor, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter cursor: %s", err))
+	}
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", ctx.QueryParams(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter limit: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.ListTemplates(ctx, params)
+	return err
+}
+
+// GetTemplate converts echo context to params.
+func (w *ServerInterfaceWrapper) GetTemplate(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "template" -------------
+	var template TemplatePath
+
+	err = runtime.BindStyledParameterWithOptions("simple", "template", ctx.Param("template"), &template, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter template: %s", err))
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params GetTemplateParams
+	// ------------- Optional query parameter "version" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "version", ctx.QueryParams(), &params.Version, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter version: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.GetTemplate(ctx, template, params)
+	return err
+}
+
+// PutTemplate converts echo context to params.
+func (w *ServerInterfaceWrapper) PutTemplate(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "template" -------------
+	var template TemplatePath
+
+	err = runtime.BindStyledParameterWithOptions("simple", "template", ctx.Param("template"), &template, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter template: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.PutTemplate(ctx, template)
+	return err
+}
+
+// PreviewTemplate converts echo context to params.
+func (w *ServerInterfaceWrapper) PreviewTemplate(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "template" -------------
+	var template TemplatePath
+
+	err = runtime.BindStyledParameterWithOptions("simple", "template", ctx.Param("template"), &template, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter template: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.PreviewTemplate(ctx, template)
+	return err
+}
+
+// TestTemplate converts echo context to params.
+func (w *ServerInterfaceWrapper) TestTemplate(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "template" -------------
+	var template TemplatePath
+
+	err = runtime.BindStyledParameterWithOptions("simple", "template", ctx.Param("template"), &template, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter template: %s", err))
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params TestTemplateParams
+
+	headers := ctx.Request().Header
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Expected one value for Idempotency-Key, got %d", n))
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter Idempotency-Key: %s", err))
+		}
+
+		params.IdempotencyKey = IdempotencyKey
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.TestTemplate(ctx, template, params)
+	return err
+}
+
+// ListTemplateVersions converts echo context to params.
+func (w *ServerInterfaceWrapper) ListTemplateVersions(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "template" -------------
+	var template TemplatePath
+
+	err = runtime.BindStyledParameterWithOptions("simple", "template", ctx.Param("template"), &template, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter template: %s", err))
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListTemplateVersionsParams
+	// ------------- Optional query parameter "cursor" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "cursor", ctx.QueryParams(), &params.Cursor, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter cursor: %s", err))
+	}
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", ctx.QueryParams(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter limit: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.ListTemplateVersions(ctx, template, params)
+	return err
+}
+
 // PutTopic converts echo context to params.
 func (w *ServerInterfaceWrapper) PutTopic(ctx echo.Context) error {
 	var err error
@@ -1476,6 +1793,12 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 	router.POST(options.BaseURL+"/v1/publications/:id/resume", wrapper.ResumePublication, options.OperationMiddlewares["resumePublication"]...)
 	router.GET(options.BaseURL+"/v1/publications/:id/deliveries", wrapper.ListDeliveries, options.OperationMiddlewares["listDeliveries"]...)
 	router.GET(options.BaseURL+"/v1/deliveries/:id", wrapper.GetDelivery, options.OperationMiddlewares["getDelivery"]...)
+	router.GET(options.BaseURL+"/v1/templates", wrapper.ListTemplates, options.OperationMiddlewares["listTemplates"]...)
+	router.GET(options.BaseURL+"/v1/templates/:template", wrapper.GetTemplate, options.OperationMiddlewares["getTemplate"]...)
+	router.PUT(options.BaseURL+"/v1/templates/:template", wrapper.PutTemplate, options.OperationMiddlewares["putTemplate"]...)
+	router.GET(options.BaseURL+"/v1/templates/:template/versions", wrapper.ListTemplateVersions, options.OperationMiddlewares["listTemplateVersions"]...)
+	router.POST(options.BaseURL+"/v1/templates/:template/preview", wrapper.PreviewTemplate, options.OperationMiddlewares["previewTemplate"]...)
+	router.POST(options.BaseURL+"/v1/templates/:template/test", wrapper.TestTemplate, options.OperationMiddlewares["testTemplate"]...)
 	router.GET(options.BaseURL+"/v1/replays", wrapper.ListReplays, options.OperationMiddlewares["listReplays"]...)
 	router.POST(options.BaseURL+"/v1/replays", wrapper.CreateReplay, options.OperationMiddlewares["createReplay"]...)
 	router.GET(options.BaseURL+"/v1/replays/:id", wrapper.GetReplay, options.OperationMiddlewares["getReplay"]...)
