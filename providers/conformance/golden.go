@@ -3,6 +3,7 @@ package conformance
 import (
 	"flag"
 	"os"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -18,5 +19,9 @@ func Golden(tb testing.TB, file, got string) {
 	}
 	want, err := os.ReadFile(file)
 	require.NoError(tb, err)
-	require.Equal(tb, string(want), got, "if the change to %s is meant, run the package's tests with -update", file)
+	wanted, had := strings.Split(string(want), "\n"), strings.Split(got, "\n")
+	for i := range min(len(wanted), len(had)) {
+		require.Equal(tb, wanted[i], had[i], "line %d of %s: if the change is meant, run the package's tests with -update", i+1, file)
+	}
+	require.Len(tb, had, len(wanted), "lines of %s: if the change is meant, run the package's tests with -update", file)
 }

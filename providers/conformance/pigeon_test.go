@@ -3,12 +3,10 @@ package conformance_test
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"strconv"
 	"testing"
@@ -55,11 +53,11 @@ func (p *pigeon) Send(ctx context.Context, call fanfare.Call) fanfare.Reply {
 	}
 	request, err := p.request(ctx, encode(call))
 	if err != nil {
-		return fanfare.Reply{Outcome: unanswered(ctx, err)}
+		return fanfare.Reply{Outcome: fanfare.Unanswered(fanfare.LeaseFrom(ctx), "Pigeon Post", err)}
 	}
 	answer, err := p.client.Do(request)
 	if err != nil {
-		return fanfare.Reply{Outcome: unanswered(ctx, err)}
+		return fanfare.Reply{Outcome: fanfare.Unanswered(fanfare.LeaseFrom(ctx), "Pigeon Post", err)}
 	}
 	defer answer.Body.Close()
 	body, unread := io.ReadAll(answer.Body)
@@ -81,38 +79,6 @@ func encode(call fanfare.Call) []byte {
 	}
 	body, _ := json.Marshal(flights) // strings always marshal
 	return body
-}
-
-// unanswered judges a call that got no answer by how far it came.
-func unanswered(ctx context.Context, err error) fanfare.Outcome {
-	lease := fanfare.LeaseFrom(ctx)
-	switch {
-	case lease == nil || lease.Written():
-		return fanfare.Outcome{Kind: fanfare.OutcomeAmbiguous, Detail: "the request was written and no answer came: " + reason(err)}
-	case errors.Is(err, fanfare.ErrTooLate), errors.Is(err, context.Canceled):
-		return fanfare.Outcome{Kind: fanfare.OutcomeReleased, Detail: "the request was not written whole: " + reason(err)}
-	default:
-		return fanfare.Outcome{Kind: fanfare.OutcomeUnavailable, Detail: "Pigeon Post was not reached: " + reason(err)}
-	}
-}
-
-// reason puts an error in words that are ours: others hold the URL, or what the other
-// end said.
-func reason(err error) string {
-	var network *net.OpError
-	var distrust *tls.CertificateVerificationError
-	switch {
-	case errors.Is(err, fanfare.ErrTooLate):
-		return fanfare.ErrTooLate.Error()
-	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
-		return "the call's time was over"
-	case errors.As(err, &distrust):
-		return "its certificate is not trusted"
-	case errors.As(err, &network):
-		return network.Err.Error()
-	default:
-		return "an error in the conversation"
-	}
 }
 
 // judge says what an answer means. Of what Pigeon Post writes in it only codes and

@@ -2,7 +2,6 @@ package twilio
 
 import (
 	"context"
-	"errors"
 	"net/url"
 	"time"
 
@@ -41,7 +40,7 @@ func (s *Sender) Send(ctx context.Context, call fanfare.Call) fanfare.Reply {
 		if w.err != nil {
 			err = w.err // without method and URL
 		}
-		return fanfare.Reply{Outcome: unanswered(fanfare.LeaseFrom(ctx), err)}
+		return fanfare.Reply{Outcome: fanfare.Unanswered(fanfare.LeaseFrom(ctx), "Twilio", err)}
 	}
 	return s.judge(answer{wire: w, message: message, err: err}, call.Recipients[0])
 }
@@ -66,18 +65,4 @@ func validity(expires, now time.Time) (seconds int, ok bool) {
 		left = min(left, expires.Sub(now))
 	}
 	return int(left / time.Second), left >= time.Second
-}
-
-// unanswered judges a call that got no answer by how far it came. Without a lease
-// nobody noted that, and the worst is assumed.
-func unanswered(lease *fanfare.Lease, err error) fanfare.Outcome {
-	why := scrub(err.Error())
-	switch {
-	case lease == nil || lease.Written():
-		return fanfare.Outcome{Kind: fanfare.OutcomeAmbiguous, Detail: "the request was written and no answer came: " + why}
-	case errors.Is(err, fanfare.ErrTooLate), errors.Is(err, context.Canceled):
-		return fanfare.Outcome{Kind: fanfare.OutcomeReleased, Detail: "the request was not written whole: " + why}
-	default:
-		return fanfare.Outcome{Kind: fanfare.OutcomeUnavailable, Detail: "Twilio was not reached: " + why}
-	}
 }
