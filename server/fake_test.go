@@ -30,6 +30,7 @@ type fakeLedger struct {
 	outageBooks
 	templateBooks
 	wishes
+	mailroom
 
 	fail   error                                // what every call returns
 	inside func(ctx context.Context, op string) // called in every call

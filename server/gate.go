@@ -29,6 +29,9 @@ const maxBody = 1 << 20
 // importOperation reads its body itself, and takes as long as that takes.
 const importOperation = "importSubscribers"
 
+// unlimited are the operations that take as long as the client goes on.
+var unlimited = map[string]bool{importOperation: true, "followInbox": true}
+
 // unread are the operations whose body is not read here.
 var unread = map[string]bool{importOperation: true, "unsubscribe": true, "savePreferences": true, "takeEvents": true}
 
@@ -74,10 +77,12 @@ func (g *gate) middlewares(doc *openapi3.T) map[string][]echo.MiddlewareFunc {
 			switch {
 			case operation.Security == nil:
 				of = append(of, g.authenticate)
+			case len(*operation.Security) > 1:
+				of = append(of, g.authenticateInAddress)
 			case len(*operation.Security) > 0:
 				of = append(of, g.authenticateSubscriber)
 			}
-			if operation.OperationID != importOperation {
+			if !unlimited[operation.OperationID] {
 				of = append(of, g.limitTime)
 			}
 			steps[operation.OperationID] = append(of, g.validate(route))

@@ -17,8 +17,8 @@ import (
 // mePath is what a subscriber's token opens.
 const mePath = "/v1/me/"
 
-// subscriberKey is the key of the subscriber's number in a request's context.
-const subscriberKey = "subscriber number"
+// subscriberKey is the key of the subscriber's token in a request's context.
+const subscriberKey = "subscriber token"
 
 // defaultTokenLife is how long a token lives when the request does not say.
 const defaultTokenLife = 24 * time.Hour
@@ -26,8 +26,23 @@ const defaultTokenLife = 24 * time.Hour
 // authenticateSubscriber reads the subscriber's token. Publishers' keys are no such
 // token: who acts for a subscriber must be the subscriber.
 func (g *gate) authenticateSubscriber(next echo.HandlerFunc) echo.HandlerFunc {
+	return g.authenticateAs(bearer, next)
+}
+
+// authenticateInAddress is authenticateSubscriber where the token may also be in the query.
+func (g *gate) authenticateInAddress(next echo.HandlerFunc) echo.HandlerFunc {
+	return g.authenticateAs(func(c echo.Context) (string, bool) {
+		if text, ok := bearer(c); ok {
+			return text, true
+		}
+		text := c.QueryParam("token")
+		return text, text != ""
+	}, next)
+}
+
+func (g *gate) authenticateAs(given func(echo.Context) (text string, ok bool), next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
-		text, ok := bearer(c)
+		text, ok := given(c)
 		if !ok {
 			return errNoToken
 		}
@@ -38,19 +53,22 @@ func (g *gate) authenticateSubscriber(next echo.HandlerFunc) echo.HandlerFunc {
 		if err != nil {
 			return err
 		}
-		c.Set(subscriberKey, token.Number)
+		c.Set(subscriberKey, token)
 		return next(c)
 	}
 }
 
-// tokenOwner is whose token the request carries. Only operations that the description
+// tokenOwner is whose token the request carries.
+func tokenOwner(c echo.Context) fanfare.SubscriberNumber { return tokenOf(c).Number }
+
+// tokenOf is the token that the request carries. Only operations that the description
 // secures with subscriberToken have one.
-func tokenOwner(c echo.Context) fanfare.SubscriberNumber {
-	number, ok := c.Get(subscriberKey).(fanfare.SubscriberNumber)
+func tokenOf(c echo.Context) fanfare.SubscriberToken {
+	token, ok := c.Get(subscriberKey).(fanfare.SubscriberToken)
 	if !ok {
 		panic("the operation is not secured with subscriberToken in openapi.yaml")
 	}
-	return number
+	return token
 }
 
 // openToAllOrigins lets pages of any origin call what a subscriber's token opens. The

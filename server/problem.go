@@ -18,6 +18,7 @@ import (
 var (
 	errUnauthorized   = errors.New("unauthorized")
 	errNoToken        = errors.New("no valid subscriber token")
+	errTooManyStreams = errors.New("too many streams")
 	errMediaType      = errors.New("unsupported media type")
 	errBodyTooLarge   = errors.New("request body too large")
 	errEventsTooLarge = errors.New("webhook's body too large")
@@ -54,6 +55,7 @@ var problems = []problem{
 	{fanfare.ErrUnavailable, http.StatusServiceUnavailable, api.ProblemCodeUnavailable, "Temporarily unavailable", "The database cannot be reached at the moment. Send the same request again.", true},
 	{context.DeadlineExceeded, http.StatusServiceUnavailable, api.ProblemCodeUnavailable, "Temporarily unavailable", "The request took too long and was given up. Send the same request again.", true},
 	{context.Canceled, http.StatusServiceUnavailable, api.ProblemCodeUnavailable, "Temporarily unavailable", "The request was given up. Send the same request again.", true},
+	{errTooManyStreams, http.StatusServiceUnavailable, api.ProblemCodeUnavailable, "Temporarily unavailable", "This server has as many streams open as it may have, or as one subscriber may have, or it is stopping. Close some, or come back later.", true},
 	{fanfare.ErrInvalid, http.StatusBadRequest, api.ProblemCodeInvalidRequest, "The request is not valid", "", false},
 	{fanfare.ErrChannelOff, http.StatusBadRequest, api.ProblemCodeInvalidRequest, "The request is not valid", "", false},
 	{fanfare.ErrNotFound, http.StatusNotFound, api.ProblemCodeNotFound, "Not found", "There is nothing with this id.", false},

@@ -95,6 +95,7 @@ type SelfService interface {
 	Unsubscriber
 	Preferrer
 	SubscriberFinder
+	Inboxes
 }
 
 // Aftermath is what the ledger does after the sending, and where that went wrong.
@@ -107,20 +108,23 @@ type Aftermath interface {
 
 // Server answers HTTP requests. Make one with New.
 type Server struct {
-	handler http.Handler
-	log     *slog.Logger
-	spans   spans
+	handler   http.Handler
+	followers *followers
+	log       *slog.Logger
+	spans     spans
 }
 
 // spans are the time-outs. They are no settings: nobody has needed others yet.
 type spans struct {
 	header  time.Duration // to read a request's header
 	read    time.Duration // to read a whole request, imports excepted
-	request time.Duration // to work on one, imports excepted; a cancel takes 1.5 s
-	write   time.Duration // from the header to the end of the answer, imports excepted
-	idle    time.Duration // between the pieces of an import
+	request time.Duration // to work on one, imports and streams excepted; a cancel takes 1.5 s
+	write   time.Duration // from the header to the end of the answer, imports and streams excepted
+	idle    time.Duration // between the pieces of an import; for one piece of a stream
 	keep    time.Duration // a connection without a request
 	drain   time.Duration // for requests under way when the server stops
+	look    time.Duration // between two looks for news of streams
+	beat    time.Duration // between two signs of life of a stream
 }
 
 func defaultSpans() spans {
@@ -133,6 +137,8 @@ func defaultSpans() spans {
 		keep:    2 * time.Minute,
 		// Orchestrators kill after 30 s (Kubernetes) or 10 s (Docker).
 		drain: 8 * time.Second,
+		look:  500 * time.Millisecond,
+		beat:  15 * time.Second, // proxies and mobile networks cut what is silent for 30 s to a minute
 	}
 }
 
@@ -158,6 +164,7 @@ func build(cfg Config, ledger Ledger, wake func(), log *slog.Logger, checks []Ch
 	publishing := &publishing{
 		intake: ledger, reader: ledger, controls: ledger, channels: newChannels(cfg), links: links, wake: wake, now: now,
 	}
+	followers := newFollowers(ledger, spans.look, log)
 	audience := &audience{topics: ledger, subscribers: ledger}
 	templating := &templating{templates: ledger, renderer: cfg.Renderer, topics: ledger, subscribers: ledger, publishing: publishing}
 	handlers := handlers{
@@ -171,6 +178,7 @@ func build(cfg Config, ledger Ledger, wake func(), log *slog.Logger, checks []Ch
 		webhooks:         &webhooks{on: cfg.Webhooks, turnOn: cfg.TurnOnWebhook, taker: ledger, now: now, log: log},
 		unsubscribe:      &unsubscribe{ledger: ledger, secret: cfg.Secret, pages: pages},
 		preferences:      &preferences{preferrer: ledger, finder: ledger, secret: cfg.Secret, channels: cfg.Channels, pages: pages},
+		inbox:            &inbox{reader: ledger, marker: ledger, followers: followers, spans: spans, now: now},
 		subscriberTokens: &subscriberTokens{finder: ledger, secret: cfg.Secret, now: now},
 		health:           newHealth(ledger, checks, log),
 	}
@@ -185,7 +193,7 @@ func build(cfg Config, ledger Ledger, wake func(), log *slog.Logger, checks []Ch
 	e.HTTPErrorHandler = answerProblem
 	e.Use(nameRequest, observe(log), survivePanic(log), openToAllOrigins())
 	api.RegisterHandlersWithOptions(e, handlers, api.RegisterHandlersOptions{OperationMiddlewares: gate.middlewares(doc)})
-	return &Server{handler: answerHead(e), log: log, spans: spans}, nil
+	return &Server{handler: answerHead(e), followers: followers, log: log, spans: spans}, nil
 }
 
 // handlers is the whole API, put together from its parts.
@@ -200,6 +208,7 @@ type handlers struct {
 	*webhooks
 	*unsubscribe
 	*preferences
+	*inbox
 	*subscriberTokens
 	*health
 }
@@ -239,9 +248,9 @@ func (c Config) validate() error {
 // ServeHTTP answers one request.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.handler.ServeHTTP(w, r) }
 
-// Serve answers requests on listener until ctx ends. Then it accepts no more,
-// waits some seconds for the requests under way, cuts those that are left, and
-// returns nil. It closes the listener.
+// Serve answers requests on listener until ctx ends. Then it accepts no more, ends
+// streams at once, waits some seconds for the other requests under way, cuts those that
+// are left, and returns nil. It closes the listener. Streams get no news without it.
 func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 	server := &http.Server{
 		Handler:           s.handler,
@@ -254,6 +263,7 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 	}
 	failed := make(chan error, 1)
 	go func() { failed <- server.Serve(listener) }()
+	go s.followers.run(ctx)
 	select {
 	case err := <-failed:
 		return fmt.Errorf("serve on %s: %w", listener.Addr(), err)

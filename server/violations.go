@@ -151,6 +151,9 @@ func sentence(found *openapi3.SchemaError) string {
 	case "uniqueItems":
 		return "must not name anything twice"
 	case "minimum", "maximum":
+		if schema.Max == nil {
+			return fmt.Sprintf("must be at least %g", *schema.Min)
+		}
 		return fmt.Sprintf("must be a number from %g to %g", *schema.Min, *schema.Max)
 	}
 	return "is not valid"

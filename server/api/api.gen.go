@@ -200,6 +200,43 @@ type ImportLine = fanfare.Subscriber
 // ImportReport defines model for ImportReport.
 type ImportReport = fanfare.ImportReport
 
+// Inbox defines model for Inbox.
+type Inbox struct {
+	// Items The page, newest first.
+	Items []InboxItem `json:"items"`
+
+	// LastEventId Where the inbox stood when it was read. The stream goes on from there.
+	//
+	// Example: 17
+	LastEventId int64 `json:"last_event_id"`
+
+	// NextCursor The `cursor` of the next page; null on the last.
+	//
+	// Example: MDE5OWM3YTA
+	NextCursor *NextCursor `json:"next_cursor"`
+
+	// Unread How many are unread in the whole inbox.
+	//
+	// Example: 3
+	Unread Unread `json:"unread"`
+}
+
+// InboxChange defines model for InboxChange.
+type InboxChange struct {
+	Item InboxItem `json:"item"`
+
+	// Unread How many are unread in the whole inbox.
+	//
+	// Example: 3
+	Unread Unread `json:"unread"`
+}
+
+// InboxItem defines model for InboxItem.
+type InboxItem = fanfare.InboxItem
+
+// InboxState Which notifications are meant.
+type InboxState = fanfare.InboxState
+
 // Key The publisher's own name for the publication, say an article's id. Unique; makes publishing idempotent.
 //
 // Example: article-123
@@ -590,6 +627,11 @@ type TopicWants = map[fanfare.Topic]map[fanfare.Channel]bool
 // Totals Deliveries by state. `intended` is the sum of all the others, at every moment.
 type Totals = fanfare.Totals
 
+// Unread How many are unread in the whole inbox.
+//
+// Example: 3
+type Unread = int64
+
 // Violation defines model for Violation.
 type Violation = fanfare.Violation
 
@@ -606,6 +648,9 @@ type Cursor = string
 
 // IdempotencyKey Example: 3e1f3a4c-request
 type IdempotencyKey = string
+
+// InboxItemPath Example: 12
+type InboxItemPath = string
 
 // Limit defines model for Limit.
 type Limit = int
@@ -680,6 +725,27 @@ type WrongState = Problem
 
 // SavePreferencesFormdataBody defines parameters for SavePreferences.
 type SavePreferencesFormdataBody = struct {
+}
+
+// GetInboxParams defines parameters for GetInbox.
+type GetInboxParams struct {
+	// State Only what is unread, or what is archived. Otherwise all that is not archived.
+	State InboxState `form:"state,omitempty" json:"state,omitempty"`
+
+	// Cursor The `next_cursor` of the page before. Opaque, and good for the same list only.
+	Cursor Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Limit How many items at most.
+	Limit Limit `form:"limit,omitempty" json:"limit,omitempty"`
+}
+
+// FollowInboxParams defines parameters for FollowInbox.
+type FollowInboxParams struct {
+	// LastEventId The same, for the first time.
+	LastEventId *int64 `form:"last_event_id,omitempty" json:"last_event_id,omitempty"`
+
+	// LastEventID The last id that the client saw. Browsers send it when they come back. It counts before the one in the address.
+	LastEventID *int64 `json:"Last-Event-ID,omitempty"`
 }
 
 // ListPublicationsParams defines parameters for ListPublications.
@@ -852,6 +918,24 @@ type ServerInterface interface {
 	// GetDelivery Read one delivery with every attempt and event
 	// (GET /v1/deliveries/{id})
 	GetDelivery(ctx echo.Context, id string) error
+	// GetInbox Read my inbox
+	// (GET /v1/me/inbox)
+	GetInbox(ctx echo.Context, params GetInboxParams) error
+	// ReadInbox Mark everything as read
+	// (POST /v1/me/inbox/read)
+	ReadInbox(ctx echo.Context) error
+	// FollowInbox Follow my inbox as it changes
+	// (GET /v1/me/inbox/stream)
+	FollowInbox(ctx echo.Context, params FollowInboxParams) error
+	// ArchiveInboxItem Put a notification away
+	// (POST /v1/me/inbox/{id}/archive)
+	ArchiveInboxItem(ctx echo.Context, id InboxItemPath) error
+	// ReadInboxItem Mark a notification as read
+	// (POST /v1/me/inbox/{id}/read)
+	ReadInboxItem(ctx echo.Context, id InboxItemPath) error
+	// UnreadInboxItem Mark a notification as unread
+	// (POST /v1/me/inbox/{id}/unread)
+	UnreadInboxItem(ctx echo.Context, id InboxItemPath) error
 	// GetMyPreferences Read what I want
 	// (GET /v1/me/preferences)
 	GetMyPreferences(ctx echo.Context) error
@@ -1059,6 +1143,130 @@ func (w *ServerInterfaceWrapper) GetDelivery(ctx echo.Context) error {
 
 	// Invoke the callback with all the unmarshaled arguments
 	err = w.Handler.GetDelivery(ctx, id)
+	return err
+}
+
+// GetInbox converts echo context to params.
+func (w *ServerInterfaceWrapper) GetInbox(ctx echo.Context) error {
+	var err error
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params GetInboxParams
+	// ------------- Optional query parameter "state" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "state", ctx.QueryParams(), &params.State, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter state: %s", err))
+	}
+
+	// ------------- Optional query parameter "cursor" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "cursor", ctx.QueryParams(), &params.Cursor, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter cursor: %s", err))
+	}
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", ctx.QueryParams(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter limit: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.GetInbox(ctx, params)
+	return err
+}
+
+// ReadInbox converts echo context to params.
+func (w *ServerInterfaceWrapper) ReadInbox(ctx echo.Context) error {
+	var err error
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.ReadInbox(ctx)
+	return err
+}
+
+// FollowInbox converts echo context to params.
+func (w *ServerInterfaceWrapper) FollowInbox(ctx echo.Context) error {
+	var err error
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params FollowInboxParams
+	// ------------- Optional query parameter "last_event_id" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "last_event_id", ctx.QueryParams(), &params.LastEventId, runtime.BindQueryParameterOptions{Type: "integer", Format: "int64"})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter last_event_id: %s", err))
+	}
+
+	headers := ctx.Request().Header
+	// ------------- Optional header parameter "Last-Event-ID" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Last-Event-ID")]; found {
+		var LastEventID int64
+		n := len(valueList)
+		if n != 1 {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Expected one value for Last-Event-ID, got %d", n))
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Last-Event-ID", valueList[0], &LastEventID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: "int64"})
+		if err != nil {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter Last-Event-ID: %s", err))
+		}
+
+		params.LastEventID = &LastEventID
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.FollowInbox(ctx, params)
+	return err
+}
+
+// ArchiveInboxItem converts echo context to params.
+func (w *ServerInterfaceWrapper) ArchiveInboxItem(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "id" -------------
+	var id InboxItemPath
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", ctx.Param("id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter id: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.ArchiveInboxItem(ctx, id)
+	return err
+}
+
+// ReadInboxItem converts echo context to params.
+func (w *ServerInterfaceWrapper) ReadInboxItem(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "id" -------------
+	var id InboxItemPath
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", ctx.Param("id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter id: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.ReadInboxItem(ctx, id)
+	return err
+}
+
+// UnreadInboxItem converts echo context to params.
+func (w *ServerInterfaceWrapper) UnreadInboxItem(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "id" -------------
+	var id InboxItemPath
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", ctx.Param("id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter id: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.UnreadInboxItem(ctx, id)
 	return err
 }
 
@@ -1785,6 +1993,12 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 	router.GET(options.BaseURL+"/v1/subscribers/:id/preferences", wrapper.GetSubscriberPreferences, options.OperationMiddlewares["getSubscriberPreferences"]...)
 	router.GET(options.BaseURL+"/v1/me/preferences", wrapper.GetMyPreferences, options.OperationMiddlewares["getMyPreferences"]...)
 	router.PUT(options.BaseURL+"/v1/me/preferences", wrapper.PutMyPreferences, options.OperationMiddlewares["putMyPreferences"]...)
+	router.GET(options.BaseURL+"/v1/me/inbox", wrapper.GetInbox, options.OperationMiddlewares["getInbox"]...)
+	router.POST(options.BaseURL+"/v1/me/inbox/:id/read", wrapper.ReadInboxItem, options.OperationMiddlewares["readInboxItem"]...)
+	router.POST(options.BaseURL+"/v1/me/inbox/:id/unread", wrapper.UnreadInboxItem, options.OperationMiddlewares["unreadInboxItem"]...)
+	router.POST(options.BaseURL+"/v1/me/inbox/:id/archive", wrapper.ArchiveInboxItem, options.OperationMiddlewares["archiveInboxItem"]...)
+	router.POST(options.BaseURL+"/v1/me/inbox/read", wrapper.ReadInbox, options.OperationMiddlewares["readInbox"]...)
+	router.GET(options.BaseURL+"/v1/me/inbox/stream", wrapper.FollowInbox, options.OperationMiddlewares["followInbox"]...)
 	router.GET(options.BaseURL+"/v1/publications", wrapper.ListPublications, options.OperationMiddlewares["listPublications"]...)
 	router.POST(options.BaseURL+"/v1/publications", wrapper.CreatePublication, options.OperationMiddlewares["createPublication"]...)
 	router.GET(options.BaseURL+"/v1/publications/:id", wrapper.GetPublication, options.OperationMiddlewares["getPublication"]...)
