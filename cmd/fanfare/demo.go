@@ -181,6 +181,7 @@ func writeReaders(w io.Writer, n int, bar *progress) error {
 func article() fanfare.Draft {
 	return fanfare.Draft{
 		Key: fanfare.Key("demo-" + uuid.NewString()), Topic: demoTopic,
+		Channels: []fanfare.Channel{fanfare.Email}, // nobody made up has a telephone
 		Content: fanfare.Content{
 			Title:   "Why the sea is salt",
 			URL:     "https://blog.example/why-the-sea-is-salt",

@@ -61,8 +61,9 @@ so that the next start finds everything as it was left. A server, sandbox or
 worker that dies is started again. Ctrl-C stops all that was started here, and
 nothing else.
 
-FANFARE_DATABASE_URL, FANFARE_TEMPORAL_ADDRESS and SENDGRID_API_KEY, where they are
-set, are used instead of an own PostgreSQL, an own Temporal and the sandbox.
+FANFARE_DATABASE_URL and FANFARE_TEMPORAL_ADDRESS, where they are set, are used
+instead of an own PostgreSQL and an own Temporal; SENDGRID_API_KEY,
+TWILIO_AUTH_TOKEN and FCM_PROJECT_ID instead of the sandbox, each for its channel.
 --demo ignores them: it subscribes made-up people, publishes an article to them and
 shows how it is sent, slowly enough to watch it and to kill the worker meanwhile.
 

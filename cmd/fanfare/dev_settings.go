@@ -2,6 +2,9 @@ package main
 
 import (
 	"cmp"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"maps"
 	"net"
@@ -14,6 +17,10 @@ import (
 	"github.com/fanfare-dev/fanfare/local"
 	"github.com/fanfare-dev/fanfare/sandbox"
 )
+
+// sandboxAccount is what the sandbox's account at Twilio is called; Twilio's client
+// takes letters and digits only.
+const sandboxAccount = "AC00000000000000000000000000000001"
 
 // overrides are the settings that dev gives its children, over those of its own
 // environment. An empty value takes a setting away.
@@ -44,6 +51,9 @@ func demoIgnores() []string {
 		"FANFARE_EMAIL_PROVIDERS", "SMTP_URL", "SMTP_FROM",
 		"SENDGRID_API_KEY", "SENDGRID_BASE_URL", "SENDGRID_FROM", "SENDGRID_WEBHOOK_PUBLIC_KEY",
 		"SENDGRID_2_API_KEY", "SENDGRID_2_BASE_URL", "SENDGRID_2_FROM", "SENDGRID_2_WEBHOOK_PUBLIC_KEY",
+		"TWILIO_ACCOUNT_SID", "TWILIO_AUTH_TOKEN", "TWILIO_FROM", "TWILIO_BASE_URL",
+		"TWILIO_2_ACCOUNT_SID", "TWILIO_2_AUTH_TOKEN", "TWILIO_2_FROM", "TWILIO_2_BASE_URL",
+		"GOOGLE_APPLICATION_CREDENTIALS", "FCM_PROJECT_ID", "FCM_BASE_URL",
 	}
 }
 
@@ -141,17 +151,51 @@ func (d *dev) choosePorts() error {
 	return choose(d.log, needed...)
 }
 
-// useSandbox sends email to the sandbox, and has it report to the server, unless the
-// environment has credentials.
+// useSandbox sends what the environment has no credentials for to the sandbox, and has
+// it report to the server.
 func (d *dev) useSandbox() error {
-	// One of them is enough: to fail over from the sandbox to a real account
-	// would be a surprise.
-	for _, setting := range []string{"SENDGRID_API_KEY", "SENDGRID_2_API_KEY", "SMTP_URL"} {
+	if !d.isReal("SMS goes", "TWILIO_ACCOUNT_SID", "TWILIO_AUTH_TOKEN", "TWILIO_2_ACCOUNT_SID", "TWILIO_2_AUTH_TOKEN") {
+		d.useSandboxForSMS()
+	}
+	if !d.isReal("push goes", "FCM_PROJECT_ID") {
+		d.useSandboxForPush()
+	}
+	if d.isReal("email goes", "SENDGRID_API_KEY", "SENDGRID_2_API_KEY", "SMTP_URL") {
+		return nil
+	}
+	return d.useSandboxForEmail()
+}
+
+// isReal says whether one of these settings is there. One is enough: to fail over from
+// the sandbox to a real account would be a surprise.
+func (d *dev) isReal(what string, settings ...string) bool {
+	for _, setting := range settings {
 		if d.environ[setting] != "" {
-			d.log.Warn("email goes out through the provider of the environment, for real", "setting", setting)
-			return nil
+			d.log.Warn(what+" out through the provider of the environment, for real", "setting", setting)
+			return true
 		}
 	}
+	return false
+}
+
+func (d *dev) useSandboxForSMS() {
+	d.own["TWILIO_ACCOUNT_SID"] = sandboxAccount
+	// What is signed with it before a restart is still verified after it.
+	mac := hmac.New(sha256.New, []byte(d.own["FANFARE_SECRET"]))
+	_, _ = mac.Write([]byte("TWILIO_AUTH_TOKEN"))
+	d.own["TWILIO_AUTH_TOKEN"] = hex.EncodeToString(mac.Sum(nil))[:32]
+	d.own["TWILIO_FROM"] = cmp.Or(d.environ["TWILIO_FROM"], "+15005550006")
+	d.own["TWILIO_BASE_URL"] = cmp.Or(d.environ["TWILIO_BASE_URL"], "http://"+d.ports.sandbox.address())
+}
+
+// useSandboxForPush takes Google's credentials away: nobody signs in to a sandbox.
+func (d *dev) useSandboxForPush() {
+	d.own["FCM_PROJECT_ID"] = "fanfare-sandbox"
+	d.own["FCM_BASE_URL"] = cmp.Or(d.environ["FCM_BASE_URL"], "http://"+d.ports.sandbox.address())
+	d.own["GOOGLE_APPLICATION_CREDENTIALS"] = ""
+}
+
+func (d *dev) useSandboxForEmail() error {
 	d.own["SENDGRID_API_KEY"] = "sandbox"
 	d.own["SENDGRID_BASE_URL"] = cmp.Or(d.environ["SENDGRID_BASE_URL"], "http://"+d.ports.sandbox.address())
 	d.own["SENDGRID_FROM"] = cmp.Or(d.environ["SENDGRID_FROM"], "Fanfare <news@fanfare.example>")
@@ -172,6 +216,10 @@ func (d *dev) webhookKeyFile() string { return filepath.Join(d.dataDir, "sandbox
 // sandboxArgs start the sandbox. It posts only what the server can verify.
 func (d *dev) sandboxArgs() []string {
 	args := []string{"sandbox", "--port", d.ports.sandbox.String()}
+	if d.own["TWILIO_AUTH_TOKEN"] != "" {
+		// Signed is the address that the server is known by, as at Twilio.
+		args = append(args, "--inbound-url", strings.TrimRight(d.own["FANFARE_PUBLIC_URL"], "/")+"/webhooks/twilio")
+	}
 	if d.own["SENDGRID_WEBHOOK_PUBLIC_KEY"] == "" {
 		return args
 	}

@@ -80,9 +80,9 @@ func TestDemoSurvivesTheDeathOfItsWorker(t *testing.T) {
 	environ := devEnviron()
 	// A demo must not write into what these name.
 	environ["FANFARE_DATABASE_URL"], environ["FANFARE_TEMPORAL_ADDRESS"] = "postgres://real.example/books", "real.example:7233"
-	environ["SENDGRID_API_KEY"] = "real"
+	environ["SENDGRID_API_KEY"], environ["TWILIO_AUTH_TOKEN"], environ["FCM_PROJECT_ID"] = "real", "real", "real"
 	dev, stop := startDev(t, environ, "--data-dir", dir, "--demo", "8")
-	dev.says(t, "the demo ignores these settings of the environment .*FANFARE_DATABASE_URL, FANFARE_TEMPORAL_ADDRESS, SENDGRID_API_KEY")
+	dev.says(t, "the demo ignores these settings of the environment .*FANFARE_DATABASE_URL, FANFARE_TEMPORAL_ADDRESS, SENDGRID_API_KEY, TWILIO_AUTH_TOKEN, FCM_PROJECT_ID")
 	first := pidOf(t, dev.prints(t, `Fanfare is ready(?s:.*)worker (\d+)`))
 	dev.says(t, "Publishing .* to 8 subscribers")
 	given, err := local.EnvFile(filepath.Join(dir, "env")).Read()
@@ -225,7 +225,7 @@ func TestDevHasTheSandboxReport(t *testing.T) {
 	account := map[string]string{"SENDGRID_API_KEY": "real", "SENDGRID_FROM": "news@blog.example"}
 	d := prepared(account)
 	require.Empty(t, key(d))
-	require.Equal(t, []string{"sandbox", "--port", d.ports.sandbox.String()}, d.sandboxArgs())
+	require.NotContains(t, d.sandboxArgs(), "--webhook-url")
 	require.NoFileExists(t, d.webhookKeyFile())
 	other := sandbox.WebhookPublicKey(sandbox.NewWebhookKey())
 	account["SENDGRID_WEBHOOK_PUBLIC_KEY"] = other
@@ -244,6 +244,36 @@ func TestDevHasTheSandboxReport(t *testing.T) {
 	d = prepared(map[string]string{"SENDGRID_BASE_URL": "http://127.0.0.1:9", "SENDGRID_WEBHOOK_PUBLIC_KEY": other})
 	require.Equal(t, other, key(d), "somebody else's sandbox")
 	require.NotContains(t, d.sandboxArgs(), "--webhook-url")
+}
+
+func TestDevHasTheSandboxTextAndPush(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	prepared := func(environ map[string]string) (*dev, string) {
+		d := &dev{app: &app{environ: environ, dataDir: dir}, log: slog.New(slog.DiscardHandler)}
+		require.NoError(t, d.prepare())
+		return d, strings.Join(d.own.environ(d.environ), "\n")
+	}
+	d, child := prepared(map[string]string{"FANFARE_SECRET": "s", "FANFARE_PUBLIC_URL": "https://blog.example/", "GOOGLE_APPLICATION_CREDENTIALS": "/real.json"})
+	at := "http://" + d.ports.sandbox.address()
+	for _, setting := range []string{"TWILIO_ACCOUNT_SID=AC", "TWILIO_FROM=+15005550006", "TWILIO_BASE_URL=" + at, "FCM_PROJECT_ID=", "FCM_BASE_URL=" + at} {
+		require.Contains(t, child, setting)
+	}
+	require.NotContains(t, child, "real.json", "nobody signs in to a sandbox")
+	require.Regexp(t, "^[A-Za-z0-9]{32}$", d.own["TWILIO_AUTH_TOKEN"], "Twilio's client takes no other letters")
+	require.Equal(t, []string{"--inbound-url", "https://blog.example/webhooks/twilio"}, d.sandboxArgs()[3:5])
+	again, _ := prepared(map[string]string{"FANFARE_SECRET": "s"})
+	require.Equal(t, d.own["TWILIO_AUTH_TOKEN"], again.own["TWILIO_AUTH_TOKEN"], "kept from one start to the next")
+
+	d, child = prepared(map[string]string{"TWILIO_ACCOUNT_SID": "ACreal", "TWILIO_AUTH_TOKEN": "real", "TWILIO_FROM": "+34600000000", "FCM_PROJECT_ID": "real", "GOOGLE_APPLICATION_CREDENTIALS": "/real.json"})
+	require.Contains(t, child, "TWILIO_AUTH_TOKEN=real")
+	require.Contains(t, child, "FCM_PROJECT_ID=real")
+	require.Contains(t, child, "real.json")
+	require.NotContains(t, child, "FCM_BASE_URL")
+	require.NotContains(t, child, "TWILIO_BASE_URL")
+	require.NotContains(t, d.own.given(), "TWILIO_AUTH_TOKEN", "credentials of the environment are not left in a file")
+	require.NotContains(t, d.sandboxArgs(), "--inbound-url")
+	require.Contains(t, child, "SENDGRID_API_KEY=sandbox", "each channel for itself")
 }
 
 func TestDefaultPortsThatAreTakenAreReplaced(t *testing.T) {

@@ -69,6 +69,30 @@ func TestTheKeyOfTheWebhooksIsKept(t *testing.T) {
 	require.Equal(t, os.FileMode(0o600), info.Mode())
 }
 
+func TestSandboxKnowsItsAccount(t *testing.T) {
+	t.Parallel()
+	posts := make(chan string, 10)
+	target := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		posts <- r.Header.Get("X-Twilio-Signature") + " " + r.FormValue("Body")
+	}))
+	defer target.Close()
+	r := service(t, map[string]string{"TWILIO_ACCOUNT_SID": "AC1", "TWILIO_AUTH_TOKEN": "token"}, "sandbox", "--port", "0", "--inbound-url", target.URL)
+	url := strings.TrimSuffix(r.says(t, `page=(\S+)`), "/")
+	for token, status := range map[string]int{"token": http.StatusOK, "other": http.StatusUnauthorized} {
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url+"/2010-04-01/Accounts/AC1/Messages.json", nil)
+		require.NoError(t, err)
+		request.SetBasicAuth("AC1", token)
+		answer, err := http.DefaultClient.Do(request)
+		require.NoError(t, err)
+		answer.Body.Close()
+		require.Equal(t, status, answer.StatusCode, token)
+	}
+	answer, err := http.Post(url+"/sandbox/inbound", "application/json", strings.NewReader(`{"from": "+34600000001", "body": "STOP"}`))
+	require.NoError(t, err)
+	answer.Body.Close()
+	require.Regexp(t, `^\S{28} STOP$`, <-posts)
+}
+
 func TestSandboxRefusesWhatCannotBe(t *testing.T) {
 	t.Parallel()
 	odd := filepath.Join(t.TempDir(), "odd.pem")
@@ -79,6 +103,7 @@ func TestSandboxRefusesWhatCannotBe(t *testing.T) {
 		want string
 	}{
 		{[]string{"--webhook-url", "here"}, 2, "--webhook-url: must be a whole http or https address"},
+		{[]string{"--inbound-url", "here"}, 2, "--inbound-url: must be a whole http or https address"},
 		{[]string{"--webhook-key", odd}, 2, "nothing is signed without --webhook-url"},
 		{[]string{"--webhook-url", "http://127.0.0.1:9/", "--webhook-key", odd}, 1, "remove it, and a new one is made"},
 		{[]string{"--webhook-url", "http://127.0.0.1:9/", "--webhook-key", filepath.Join(odd, "x")}, 1, "the key of the webhooks"},
