@@ -9,7 +9,7 @@ export HOME ?= $(CURDIR)/bin/home
 TEMPORAL_CLI := github.com/temporalio/cli/cmd/temporal@v1.5.1
 TOOL := go -C tools build -o ../bin/
 
-.PHONY: help build demo test model spin lint vuln generate bench clean install race e2e replay chaos
+.PHONY: help build demo test model spin chromium lint vuln generate bench clean install race e2e replay chaos
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,7 +33,7 @@ bin/temporal:
 demo: install build ## start everything and watch an article reach 10,000 subscribers
 	bin/fanfare dev --demo 10000
 
-test: install spin build model race e2e ## run every test: model, unit, replay, race and end to end
+test: install spin chromium build model race e2e ## run every test: model, unit, replay, race and end to end
 
 # The packages' tests, with the race detector. Real PostgreSQL and real Temporal
 # where a package touches them.
@@ -52,8 +52,8 @@ chaos: install build ## hurt everything at random for MINUTES (5), heal it, and 
 model: spin ## check the model of the protocol, and that it can fail
 	@sh tools/model.sh
 
-spin:
-	@sh tools/install.sh spin
+spin chromium:
+	@sh tools/install.sh $@
 
 lint: bin/golangci-lint bin/workflowcheck ## check format, style, imports and determinism
 	bin/golangci-lint fmt --diff

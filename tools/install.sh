@@ -1,8 +1,9 @@
 #!/bin/sh
 # Sees to it that PostgreSQL's server binaries, version 15 or newer, are here,
 # and a C compiler, which Go's race detector needs. Only PostgreSQL's binaries are
-# wanted: no cluster is made and no server is started. With the word spin it sees to
-# the compiler and to spin instead, which checks the model of the protocol.
+# wanted: no cluster is made and no server is started. With a word it sees to the
+# compiler and to that program instead: spin, which checks the model of the protocol,
+# or chromium, in which tests look at the pages.
 set -eu
 
 if ! command -v cc >/dev/null 2>&1 && ! command -v gcc >/dev/null 2>&1; then
@@ -15,22 +16,25 @@ if ! command -v cc >/dev/null 2>&1 && ! command -v gcc >/dev/null 2>&1; then
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends gcc libc6-dev >/dev/null
 fi
 
-if [ "${1:-}" = spin ]; then
-	if command -v spin >/dev/null 2>&1; then
+if [ -n "${1:-}" ]; then
+	if command -v "$1" >/dev/null 2>&1; then
 		exit 0
 	fi
 	if [ "$(uname -s)" = Darwin ]; then
-		echo "spin is not installed here. Install it with:" >&2
-		echo "  brew install spin" >&2
+		if [ "$1" = chromium ] && [ -d "/Applications/Google Chrome.app" ]; then
+			exit 0
+		fi
+		echo "$1 is not installed here. Install it with:" >&2
+		echo "  brew install $1" >&2
 		exit 2
 	fi
 	if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null 2>&1; then
-		echo "spin is not installed here. Install it with:" >&2
-		echo "  sudo apt-get install -y spin" >&2
+		echo "$1 is not installed here. Install it with:" >&2
+		echo "  sudo apt-get install -y $1" >&2
 		exit 2
 	fi
 	apt-get update -qq
-	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends spin >/dev/null
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$1" >/dev/null
 	exit 0
 fi
 
