@@ -55,6 +55,8 @@ type Subject struct {
 	// Golden is the file that holds the request of Call(2), or Call(1) where that is
 	// all a call may have, as the provider gets it.
 	Golden string
+
+	http2 bool // a trial's own
 }
 
 // Place is where a provider listens, or does not.
@@ -212,6 +214,13 @@ var (
 		{"answered in another protocol", Foreign, inDoubt(Foreign)},
 		{"redirect not followed", Redirected, redirected},
 		{"connections are used again", Accepted, usedAgain},
+		{"HTTP/2: throttled", Throttled, over2(throttled)},
+		{"HTTP/2: cut after the request", Cut, over2(inDoubt(Cut))},
+		{"HTTP/2: cut on a kept connection", Cut, over2(cutOnKept)},
+		{"HTTP/2: acceptance broken off", BrokenOff, over2(inDoubt(BrokenOff))},
+		{"HTTP/2: timed out after the request", Silent, over2(timedOut)},
+		{"HTTP/2: lease too late", Accepted, over2(tooLate)},
+		{"HTTP/2: many at once", Accepted, over2(manyAtOnce)},
 	}
 )
 
@@ -232,5 +241,5 @@ func (s Subject) trials(tb testing.TB) []trial {
 func (s Subject) maxRecipients(tb testing.TB) int {
 	tb.Helper()
 	require.NotEmpty(tb, part(s.Call(1).Message.Text), "no line of the message is long enough to be repeated in part")
-	return s.New(tb, Place{Address: "127.0.0.1:1", Client: http.DefaultClient}).MaxRecipients()
+	return s.New(tb, place(tb, "127.0.0.1:1", false, nil)).MaxRecipients()
 }

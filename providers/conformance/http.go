@@ -48,6 +48,9 @@ func (h HTTP) Play(tb testing.TB, listener net.Listener, stage *Stage) {
 
 func (h HTTP) serve(w http.ResponseWriter, r *http.Request, stage *Stage) {
 	stage.Begin()
+	if stage.major != 0 && r.ProtoMajor != stage.major {
+		stage.Faultf("the request came by %s", r.Proto)
+	}
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
 		panic(http.ErrAbortHandler) // it never came whole

@@ -3,6 +3,7 @@ package conformance
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"net"
 	"net/http"
@@ -37,15 +38,24 @@ type rig struct {
 // set up a sender before a provider in a situation.
 func (s Subject) set(tb testing.TB, situation Situation) *rig {
 	tb.Helper()
-	return s.setUp(tb, situation, nil)
+	if !s.http2 {
+		return s.setUp(tb, situation, nil, nil)
+	}
+	known := certified()
+	known.NextProtos = []string{"h2"}
+	return s.setUp(tb, situation, known, &tls.Config{RootCAs: roots(tb, known), MinVersion: tls.VersionTLS12})
 }
 
-// setUp lets the provider speak TLS if there is a configuration.
-func (s Subject) setUp(tb testing.TB, situation Situation, encrypted *tls.Config) *rig {
+// setUp lets the provider speak TLS if it is encrypted; a sender that is to trust it
+// needs a configuration too.
+func (s Subject) setUp(tb testing.TB, situation Situation, encrypted, trust *tls.Config) *rig {
 	tb.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(tb, err)
 	r := &rig{TB: tb, subject: s, stage: &Stage{situation: situation, over: make(chan struct{})}, wire: &wire{Listener: listener, open: map[*countedConn]bool{}}}
+	if s.http2 {
+		r.stage.major = 2
+	}
 	listener = r.wire
 	if encrypted != nil {
 		listener = tls.NewListener(r.wire, encrypted)
@@ -58,22 +68,32 @@ func (s Subject) setUp(tb testing.TB, situation Situation, encrypted *tls.Config
 			_ = conn.Close()
 		}
 	})
-	r.sender = s.New(tb, place(tb, r.wire.Addr().String(), encrypted != nil))
+	r.sender = s.New(tb, place(tb, r.wire.Addr().String(), encrypted != nil, trust))
 	return r
 }
 
-func place(tb testing.TB, address string, encrypted bool) Place {
+func place(tb testing.TB, address string, encrypted bool, trust *tls.Config) Place {
 	tb.Helper()
-	base := &http.Transport{}
+	base := &http.Transport{TLSClientConfig: trust, ForceAttemptHTTP2: true}
 	tb.Cleanup(base.CloseIdleConnections)
 	return Place{Address: address, TLS: encrypted, Client: &http.Client{Transport: fanfare.GatedTransport{Base: base}}}
 }
 
-// strange is TLS with a certificate that nobody trusts.
-func strange() *tls.Config {
+// certified is TLS with a certificate for 127.0.0.1, which nobody knows.
+func certified() *tls.Config {
 	server := httptest.NewTLSServer(nil)
 	defer server.Close()
 	return &tls.Config{Certificates: server.TLS.Certificates, MinVersion: tls.VersionTLS12}
+}
+
+// roots are for whoever is to trust it.
+func roots(tb testing.TB, encrypted *tls.Config) *x509.CertPool {
+	tb.Helper()
+	certificate, err := x509.ParseCertificate(encrypted.Certificates[0].Certificate[0])
+	require.NoError(tb, err)
+	pool := x509.NewCertPool()
+	pool.AddCert(certificate)
+	return pool
 }
 
 // leased is the context that a worker gives to a call.

@@ -12,7 +12,8 @@ import (
 
 // Stage tells a Provider what to play, and writes down what it was sent.
 type Stage struct {
-	over chan struct{} // closed when the test ends
+	over  chan struct{} // closed when the test ends
+	major int           // the version of HTTP that is to be spoken; 0 is any
 
 	mu        sync.Mutex
 	situation Situation

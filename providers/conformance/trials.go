@@ -173,17 +173,17 @@ func connectionRefused(tb testing.TB, s Subject) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(tb, err)
 	require.NoError(tb, listener.Close())
-	unreachable(tb, s, place(tb, listener.Addr().String(), false))
+	unreachable(tb, s, place(tb, listener.Addr().String(), false, nil))
 }
 
 func hostUnknown(tb testing.TB, s Subject) {
 	tb.Helper()
-	unreachable(tb, s, place(tb, "provider.invalid:9", false)) // RFC 2606: never there
+	unreachable(tb, s, place(tb, "provider.invalid:9", false, nil)) // RFC 2606: never there
 }
 
 func notTrusted(tb testing.TB, s Subject) {
 	tb.Helper()
-	r := s.setUp(tb, Accepted, strange())
+	r := s.setUp(tb, Accepted, certified(), nil)
 	reply := r.send(s.Call(1))
 	require.Equal(tb, fanfare.OutcomeUnavailable, reply.Outcome.Kind, reply.Outcome.Detail)
 	r.began(0)
@@ -270,7 +270,9 @@ func (r *rig) interrupted(ctx context.Context, call fanfare.Call, end func()) {
 	r.subject.inspect(r, call, reply)
 	r.doubts(reply)
 	r.began(requests(call))
-	r.closed()
+	if !r.subject.http2 { // whose connections are shared
+		r.closed()
+	}
 }
 
 func cancelledBefore(tb testing.TB, s Subject) {
@@ -405,6 +407,16 @@ func manyAtOnce(tb testing.TB, s Subject) {
 		}
 	}
 	require.Empty(tb, r.stage.complaints())
+}
+
+// over2 is a trial over HTTP/2, which tells in other ways that a request was cut, and
+// whose client has reasons of its own to send again.
+func over2(run func(testing.TB, Subject)) func(testing.TB, Subject) {
+	return func(tb testing.TB, s Subject) {
+		tb.Helper()
+		s.http2 = true
+		run(tb, s)
+	}
 }
 
 // usedAgain sees that every answer is read to its end: a connection that is left in
