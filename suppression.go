@@ -40,7 +40,7 @@ func (r SuppressionReason) Valid() bool {
 type SuppressionQuery struct {
 	Channel Channel
 	Reason  SuppressionReason
-	Address string
+	Hash    string // of one address, hexadecimal
 	Limit   int
 	// AfterChannel and AfterHash are the last of the page before.
 	AfterChannel Channel

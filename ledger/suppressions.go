@@ -100,9 +100,9 @@ func leftBy(channel fanfare.Channel) fanfare.SuppressionReason {
 func (l *Ledger) Suppressions(ctx context.Context, q fanfare.SuppressionQuery) ([]fanfare.Suppression, error) {
 	rows, err := l.pool.Query(ctx, `
 		SELECT channel, encode(address_hash, 'hex'), reason, COALESCE(provider, ''), created_at FROM suppressions
-		WHERE (channel, address_hash) > ($1, $2) AND ($3 = '' OR channel = $3) AND ($4 = '' OR reason = $4) AND ($5 = '' OR address_hash = address_hash($5))
+		WHERE (channel, address_hash) > ($1, $2) AND ($3 = '' OR channel = $3) AND ($4 = '' OR reason = $4) AND ($5 = '' OR address_hash = decode($5, 'hex'))
 		ORDER BY channel, address_hash LIMIT $6`,
-		string(q.AfterChannel), hashOf(q.AfterHash), string(q.Channel), string(q.Reason), q.Address, q.Limit)
+		string(q.AfterChannel), hashOf(q.AfterHash), string(q.Channel), string(q.Reason), q.Hash, q.Limit)
 	if err != nil {
 		return nil, failed("list suppressions", err)
 	}

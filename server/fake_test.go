@@ -29,6 +29,7 @@ type fakeLedger struct {
 	chunks        []int
 	outageBooks
 	templateBooks
+	refusals refusals
 	wishes
 	mailroom
 

@@ -26,14 +26,12 @@ import (
 // leaves room to escape content of maxContent bytes.
 const maxBody = 1 << 20
 
-// importOperation reads its body itself, and takes as long as that takes.
-const importOperation = "importSubscribers"
-
-// unlimited are the operations that take as long as the client goes on.
-var unlimited = map[string]bool{importOperation: true, "followInbox": true}
+// unlimited are the operations that take as long as the client goes on. Imports read
+// their body themselves.
+var unlimited = map[string]bool{"importSubscribers": true, "importSuppressions": true, "followInbox": true}
 
 // unread are the operations whose body is not read here.
-var unread = map[string]bool{importOperation: true, "unsubscribe": true, "savePreferences": true, "takeEvents": true}
+var unread = map[string]bool{"importSubscribers": true, "importSuppressions": true, "unsubscribe": true, "savePreferences": true, "takeEvents": true}
 
 // deepCheck finds what the description cannot say about a body. It must bear
 // bodies that do not match the description.

@@ -40,7 +40,7 @@ type importing struct {
 }
 
 func (i *importing) ImportSubscribers(c echo.Context, topic fanfare.Topic) error {
-	format, err := lineFormat(c.Request())
+	inCSV, err := isCSV(c.Request())
 	if err != nil {
 		return err
 	}
@@ -52,6 +52,10 @@ func (i *importing) ImportSubscribers(c echo.Context, topic fanfare.Topic) error
 	source := &importSource{
 		lines: newLineReader(&patientBody{body: c.Request().Body, control: control, idle: i.idle}),
 		check: newSubscriberCheck(),
+	}
+	format := jsonLines
+	if inCSV {
+		format = csvLines
 	}
 	if source.parse, err = format(source.lines); err != nil {
 		return err
@@ -68,10 +72,10 @@ func (i *importing) ImportSubscribers(c echo.Context, topic fanfare.Topic) error
 	return c.JSON(http.StatusOK, mergeReports(report, source.rejected))
 }
 
-// lineFormat chooses how lines are read by the request's Content-Type.
-func lineFormat(r *http.Request) (func(*lineReader) (parseLine, error), error) {
+// isCSV says by the request's Content-Type whether lines are CSV or JSON.
+func isCSV(r *http.Request) (bool, error) {
 	if err := checkEncoding(r); err != nil {
-		return nil, err
+		return false, err
 	}
 	given := r.Header.Get(echo.HeaderContentType)
 	media, _, err := mime.ParseMediaType(given)
@@ -80,11 +84,11 @@ func lineFormat(r *http.Request) (func(*lineReader) (parseLine, error), error) {
 	}
 	switch media {
 	case "application/x-ndjson", "application/ndjson", "application/jsonl", "application/json":
-		return jsonLines, nil
+		return false, nil
 	case "text/csv":
-		return csvLines, nil
+		return true, nil
 	}
-	return nil, fmt.Errorf("the Content-Type is %q and must be application/x-ndjson or text/csv: %w", given, errMediaType)
+	return false, fmt.Errorf("the Content-Type is %q and must be application/x-ndjson or text/csv: %w", given, errMediaType)
 }
 
 // patientBody waits for each piece of a body, but not for ever.

@@ -29,6 +29,7 @@ var (
 // What is not there, where more can be said than that.
 var (
 	errNoPublication = errors.New("the filter's publication does not exist")
+	errNoSuppression = errors.New("no such suppression")
 	errNoProvider    = errors.New("no such provider")
 	errNoWebhook     = errors.New("no such webhook")
 	errWebhookOff    = errors.New("the webhook is off")
@@ -61,6 +62,7 @@ var problems = []problem{
 	{fanfare.ErrNotFound, http.StatusNotFound, api.ProblemCodeNotFound, "Not found", "There is nothing with this id.", false},
 	{fanfare.ErrUnknownTopic, http.StatusNotFound, api.ProblemCodeNotFound, "Not found", "There is no such topic; create it with PUT /v1/topics/{topic}.", false},
 	{errNoPublication, http.StatusNotFound, api.ProblemCodeNotFound, "Not found", "filter.publication is neither the id nor the key of a publication; GET /v1/publications lists them.", false},
+	{errNoSuppression, http.StatusNotFound, api.ProblemCodeNotFound, "Not found", "This address is not suppressed on this channel.", false},
 	{errNoProvider, http.StatusNotFound, api.ProblemCodeNotFound, "Not found", "There is no provider with this name; GET /v1/providers lists them.", false},
 	{errNoWebhook, http.StatusNotFound, api.ProblemCodeNotFound, "Not found", "There is no provider with this name that has a webhook here.", false},
 	{errWebhookOff, http.StatusNotFound, api.ProblemCodeNotFound, "Not found", "", false},

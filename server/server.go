@@ -103,6 +103,7 @@ type Aftermath interface {
 	Replayer
 	ReplayReader
 	Breakers
+	Suppressor
 	EventTaker
 }
 
@@ -175,6 +176,7 @@ func build(cfg Config, ledger Ledger, wake func(), log *slog.Logger, checks []Ch
 		importing:        &importing{ledger: ledger, idle: spans.idle, write: spans.write},
 		replaying:        &replaying{replayer: ledger, reader: ledger, links: links, wake: wake},
 		providers:        &providers{breakers: ledger},
+		suppressions:     &suppressions{ledger: ledger, idle: spans.idle, write: spans.write},
 		webhooks:         &webhooks{on: cfg.Webhooks, turnOn: cfg.TurnOnWebhook, taker: ledger, now: now, log: log},
 		unsubscribe:      &unsubscribe{ledger: ledger, secret: cfg.Secret, pages: pages},
 		preferences:      &preferences{preferrer: ledger, finder: ledger, secret: cfg.Secret, channels: cfg.Channels, pages: pages},
@@ -205,6 +207,7 @@ type handlers struct {
 	*importing
 	*replaying
 	*providers
+	*suppressions
 	*webhooks
 	*unsubscribe
 	*preferences

@@ -27,6 +27,7 @@ type stub struct {
 	url      string
 	mu       sync.Mutex
 	requests []request
+	query    string              // of the last
 	answers  map[string][]answer // by "METHOD path"; the last is repeated
 }
 
@@ -52,6 +53,7 @@ func (s *stub) serve(w http.ResponseWriter, r *http.Request) {
 	body, _ := io.ReadAll(r.Body)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.query = r.URL.RawQuery
 	s.requests = append(s.requests, request{r.Method, r.URL.Path, r.Header.Get("Content-Type"), r.Header.Get("Authorization"), string(body)})
 	name := r.Method + " " + r.URL.Path
 	list := s.answers[name]

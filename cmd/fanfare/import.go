@@ -140,6 +140,10 @@ func (i importing) explain(err error) error {
 func printImport(w io.Writer, topic string, r fanfare.ImportReport) {
 	fmt.Fprintf(w, "Imported into %s: %s created, %s updated, %s unchanged, %s rejected.\n",
 		topic, number(r.Created), number(r.Updated), number(r.Unchanged), number(r.RejectedCount))
+	printRejected(w, r)
+}
+
+func printRejected(w io.Writer, r fanfare.ImportReport) {
 	for n, line := range r.Rejected {
 		if n == shownRejects {
 			fmt.Fprintf(w, "  and %s more; --json lists the first %s\n", number(r.RejectedCount-shownRejects), number(fanfare.MaxRejectedLines))

@@ -107,7 +107,7 @@ Exit codes: 0 done, 1 failed, 2 wrong arguments or settings;
 	}
 	add("run", a.devCommand(), a.serverCommand(), a.workerCommand(), a.sandboxCommand())
 	add("use", a.importCommand(), a.publishCommand(), a.statusCommand())
-	add("operate", a.migrateCommand(), a.verifyCommand(), a.replayCommand(), a.providersCommand(), a.recoverCommand(), a.benchCommand())
+	add("operate", a.migrateCommand(), a.verifyCommand(), a.replayCommand(), a.providersCommand(), a.suppressionsCommand(), a.recoverCommand(), a.benchCommand())
 	return root
 }
 

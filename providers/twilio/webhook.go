@@ -144,7 +144,7 @@ func inbound(form url.Values) (event fanfare.ProviderEvent, ok bool) {
 	if form.Has("OptOutType") {
 		word = form.Get("OptOutType")
 	}
-	event = fanfare.ProviderEvent{Address: from}
+	event = fanfare.ProviderEvent{Address: from, Channel: fanfare.SMS}
 	switch {
 	case slices.Contains(stops, word):
 		event.Type = fanfare.EventUnsubscribed

@@ -150,7 +150,7 @@ func TestEventsOfAnswers(t *testing.T) {
 		require.Len(t, events, 1, "%q", word)
 		require.NotZero(t, events[0].Digest)
 		events[0].Digest = [32]byte{}
-		require.Equal(t, fanfare.ProviderEvent{Provider: "twilio", Type: want, At: posted.UTC(), Address: theirs}, events[0], "%q", word)
+		require.Equal(t, fanfare.ProviderEvent{Provider: "twilio", Type: want, At: posted.UTC(), Address: theirs, Channel: fanfare.SMS}, events[0], "%q", word)
 		require.False(t, want.Proves())
 	}
 	// What Twilio makes of it counts, in whatever language it was said.

@@ -509,6 +509,61 @@ type Subscription struct {
 	Topic TopicID `json:"topic"`
 }
 
+// SuppressedAddress defines model for SuppressedAddress.
+type SuppressedAddress struct {
+	// Address An email address, a phone number or a device's token. It is not kept, only its hash.
+	//
+	// Example: ada@mail.example
+	Address string `json:"address"`
+
+	// Channel A way to reach a subscriber.
+	//
+	// Example: email
+	Channel Channel `json:"channel"`
+}
+
+// Suppression defines model for Suppression.
+type Suppression = fanfare.Suppression
+
+// SuppressionBody defines model for SuppressionBody.
+type SuppressionBody struct {
+	// Address An email address, a phone number or a device's token. It is not kept, only its hash.
+	//
+	// Example: ada@mail.example
+	Address string `json:"address"`
+
+	// Channel A way to reach a subscriber.
+	//
+	// Example: email
+	Channel Channel `json:"channel"`
+
+	// Reason Why: its receiver refused it for good, or three times in 30 days for the time being; its reader called a message
+	// spam; left at the provider, or answered STOP; there is no such number; the app is gone from the device; a person
+	// or an import said so.
+	//
+	//
+	// Example: bounced
+	Reason SuppressionReason `json:"reason,omitempty"`
+}
+
+// SuppressionList defines model for SuppressionList.
+type SuppressionList struct {
+	// Items The suppressions.
+	Items []Suppression `json:"items"`
+
+	// NextCursor The `cursor` of the next page; null on the last.
+	//
+	// Example: MDE5OWM3YTA
+	NextCursor *NextCursor `json:"next_cursor"`
+}
+
+// SuppressionReason Why: its receiver refused it for good, or three times in 30 days for the time being; its reader called a message
+// spam; left at the provider, or answered STOP; there is no such number; the app is gone from the device; a person
+// or an import said so.
+//
+// Example: bounced
+type SuppressionReason = fanfare.SuppressionReason
+
 // Template defines model for Template.
 type Template = fanfare.Template
 
@@ -810,6 +865,30 @@ type GetSubscriberPreferencesParams struct {
 	Limit Limit `form:"limit,omitempty" json:"limit,omitempty"`
 }
 
+// ListSuppressionsParams defines parameters for ListSuppressions.
+type ListSuppressionsParams struct {
+	// Channel Only those of this channel.
+	Channel Channel `form:"channel,omitempty" json:"channel,omitempty"`
+
+	// Reason Only those suppressed for this reason.
+	Reason SuppressionReason `form:"reason,omitempty" json:"reason,omitempty"`
+
+	// AddressHash Only this address, by the SHA-256 of it in lower case, hexadecimal. The address itself would stand in logs.
+	AddressHash string `form:"address_hash,omitempty" json:"address_hash,omitempty"`
+
+	// Cursor The `next_cursor` of the page before. Opaque, and good for the same list only.
+	Cursor Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Limit How many items at most.
+	Limit Limit `form:"limit,omitempty" json:"limit,omitempty"`
+}
+
+// ImportSuppressionsParams defines parameters for ImportSuppressions.
+type ImportSuppressionsParams struct {
+	// Channel The channel whose addresses these are.
+	Channel Channel `form:"channel" json:"channel"`
+}
+
 // ListTemplatesParams defines parameters for ListTemplates.
 type ListTemplatesParams struct {
 	// Cursor The `next_cursor` of the page before. Opaque, and good for the same list only.
@@ -873,6 +952,12 @@ type PutSubscriberJSONRequestBody = SubscriberBody
 
 // CreateSubscriberTokenJSONRequestBody defines body for CreateSubscriberToken for application/json ContentType.
 type CreateSubscriberTokenJSONRequestBody = SubscriberTokenBody
+
+// SuppressJSONRequestBody defines body for Suppress for application/json ContentType.
+type SuppressJSONRequestBody = SuppressionBody
+
+// LiftSuppressionJSONRequestBody defines body for LiftSuppression for application/json ContentType.
+type LiftSuppressionJSONRequestBody = SuppressedAddress
 
 // PutTemplateJSONRequestBody defines body for PutTemplate for application/json ContentType.
 type PutTemplateJSONRequestBody = TemplateBody
@@ -999,6 +1084,18 @@ type ServerInterface interface {
 	// CreateSubscriberToken Let a subscriber act for themselves
 	// (POST /v1/subscribers/{id}/tokens)
 	CreateSubscriberToken(ctx echo.Context, id SubscriberPath) error
+	// ListSuppressions List the addresses that are not used, whoever wants them
+	// (GET /v1/suppressions)
+	ListSuppressions(ctx echo.Context, params ListSuppressionsParams) error
+	// Suppress Keep an address from being used
+	// (POST /v1/suppressions)
+	Suppress(ctx echo.Context) error
+	// ImportSuppressions Take over a provider's list
+	// (POST /v1/suppressions/import)
+	ImportSuppressions(ctx echo.Context, params ImportSuppressionsParams) error
+	// LiftSuppression Let an address be used again
+	// (POST /v1/suppressions/lift)
+	LiftSuppression(ctx echo.Context) error
 	// ListTemplates List templates by name
 	// (GET /v1/templates)
 	ListTemplates(ctx echo.Context, params ListTemplatesParams) error
@@ -1689,6 +1786,88 @@ func (w *ServerInterfaceWrapper) CreateSubscriberToken(ctx echo.Context) error {
 	return err
 }
 
+// ListSuppressions converts echo context to params.
+func (w *ServerInterfaceWrapper) ListSuppressions(ctx echo.Context) error {
+	var err error
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListSuppressionsParams
+	// ------------- Optional query parameter "channel" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "channel", ctx.QueryParams(), &params.Channel, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter channel: %s", err))
+	}
+
+	// ------------- Optional query parameter "reason" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "reason", ctx.QueryParams(), &params.Reason, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter reason: %s", err))
+	}
+
+	// ------------- Optional query parameter "address_hash" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "address_hash", ctx.QueryParams(), &params.AddressHash, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter address_hash: %s", err))
+	}
+
+	// ------------- Optional query parameter "cursor" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "cursor", ctx.QueryParams(), &params.Cursor, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter cursor: %s", err))
+	}
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", ctx.QueryParams(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter limit: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.ListSuppressions(ctx, params)
+	return err
+}
+
+// Suppress converts echo context to params.
+func (w *ServerInterfaceWrapper) Suppress(ctx echo.Context) error {
+	var err error
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.Suppress(ctx)
+	return err
+}
+
+// ImportSuppressions converts echo context to params.
+func (w *ServerInterfaceWrapper) ImportSuppressions(ctx echo.Context) error {
+	var err error
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ImportSuppressionsParams
+	// ------------- Required query parameter "channel" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, true, "channel", ctx.QueryParams(), &params.Channel, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter channel: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.ImportSuppressions(ctx, params)
+	return err
+}
+
+// LiftSuppression converts echo context to params.
+func (w *ServerInterfaceWrapper) LiftSuppression(ctx echo.Context) error {
+	var err error
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.LiftSuppression(ctx)
+	return err
+}
+
 // ListTemplates converts echo context to params.
 func (w *ServerInterfaceWrapper) ListTemplates(ctx echo.Context) error {
 	var err error
@@ -2017,6 +2196,10 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 	router.POST(options.BaseURL+"/v1/replays", wrapper.CreateReplay, options.OperationMiddlewares["createReplay"]...)
 	router.GET(options.BaseURL+"/v1/replays/:id", wrapper.GetReplay, options.OperationMiddlewares["getReplay"]...)
 	router.POST(options.BaseURL+"/v1/replays/:id/cancel", wrapper.CancelReplay, options.OperationMiddlewares["cancelReplay"]...)
+	router.GET(options.BaseURL+"/v1/suppressions", wrapper.ListSuppressions, options.OperationMiddlewares["listSuppressions"]...)
+	router.POST(options.BaseURL+"/v1/suppressions", wrapper.Suppress, options.OperationMiddlewares["suppress"]...)
+	router.POST(options.BaseURL+"/v1/suppressions/lift", wrapper.LiftSuppression, options.OperationMiddlewares["liftSuppression"]...)
+	router.POST(options.BaseURL+"/v1/suppressions/import", wrapper.ImportSuppressions, options.OperationMiddlewares["importSuppressions"]...)
 	router.GET(options.BaseURL+"/v1/providers", wrapper.ListProviders, options.OperationMiddlewares["listProviders"]...)
 	router.POST(options.BaseURL+"/v1/providers/:provider/open", wrapper.OpenProvider, options.OperationMiddlewares["openProvider"]...)
 	router.POST(options.BaseURL+"/v1/providers/:provider/close", wrapper.CloseProvider, options.OperationMiddlewares["closeProvider"]...)

@@ -1,0 +1,190 @@
+package main
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	fanfare "github.com/fanfare-dev/fanfare"
+	"github.com/fanfare-dev/fanfare/server/api"
+)
+
+func (a *app) suppressionsCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "suppressions",
+		Short: "Show and change which addresses are not used, whoever wants them",
+		Long: `Addresses that bounced, whose readers complained, left at the provider or answered
+STOP, and tokens of devices that are gone, are not used any more. Only their hash is
+kept, so a list shows hashes; --address finds one.`,
+		Example: `  fanfare suppressions list --channel email --reason complained
+  fanfare suppressions lift email ada@mail.example`,
+		Args: cobra.NoArgs,
+		RunE: does(func(cmd *cobra.Command, _ []string) error { return cmd.Help() }),
+	}
+	cmd.AddCommand(a.listSuppressionsCommand(), a.suppressCommand(), a.liftCommand(), a.importSuppressionsCommand())
+	return cmd
+}
+
+func (a *app) listSuppressionsCommand() *cobra.Command {
+	var channel, reason, address string
+	var limit int
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use: "list", Short: "List suppressed addresses by their hashes", Args: cobra.NoArgs,
+		RunE: does(func(cmd *cobra.Command, _ []string) error {
+			query := url.Values{"limit": {fmt.Sprint(limit)}}
+			for name, value := range map[string]string{"channel": channel, "reason": reason, "address_hash": hashOf(address)} {
+				if value != "" {
+					query.Set(name, value)
+				}
+			}
+			c, err := a.client()
+			if err != nil {
+				return err
+			}
+			var list api.SuppressionList
+			if err := c.send(cmd.Context(), http.MethodGet, "/v1/suppressions?"+query.Encode(), nil, &list); err != nil {
+				return err
+			}
+			if asJSON {
+				return a.printJSON(list)
+			}
+			return printSuppressions(a.out, list)
+		}),
+	}
+	cmd.Flags().StringVar(&channel, "channel", "", "only this channel: email, sms or push")
+	cmd.Flags().StringVar(&reason, "reason", "", "only this reason: bounced, soft_bounces, complained, unsubscribed, stopped, invalid, dead_token or manual")
+	cmd.Flags().StringVar(&address, "address", "", "only this address")
+	cmd.Flags().IntVar(&limit, "limit", 100, "how many at most, up to 1000")
+	jsonFlag(cmd, &asJSON)
+	return cmd
+}
+
+// hashOf is what the server keeps of an address.
+func hashOf(address string) string {
+	if address == "" {
+		return ""
+	}
+	sum := sha256.Sum256([]byte(strings.ToLower(address)))
+	return hex.EncodeToString(sum[:])
+}
+
+func printSuppressions(w io.Writer, list api.SuppressionList) error {
+	if len(list.Items) == 0 {
+		fmt.Fprintln(w, "No address is suppressed.")
+		return nil
+	}
+	t := newTable("channel", "reason", "since", "said by", "address hash")
+	for _, s := range list.Items {
+		t.row(string(s.Channel), string(s.Reason), s.CreatedAt.Local().Format("2006-01-02 15:04"), cmp.Or(s.Provider, "a person"), s.Hash)
+	}
+	if err := t.write(w); err != nil {
+		return err
+	}
+	if list.NextCursor != nil {
+		fmt.Fprintln(w, "\nThere are more: --limit, --channel, --reason and --address choose others.")
+	}
+	return nil
+}
+
+func (a *app) suppressCommand() *cobra.Command {
+	asked := api.SuppressionBody{Reason: fanfare.SuppressedManual}
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use: "add CHANNEL ADDRESS", Short: "Keep an address from being used", Args: cobra.ExactArgs(2),
+		RunE: does(func(cmd *cobra.Command, args []string) error {
+			asked.Channel, asked.Address = fanfare.Channel(args[0]), args[1]
+			c, err := a.client()
+			if err != nil {
+				return err
+			}
+			var s fanfare.Suppression
+			if err := c.send(cmd.Context(), http.MethodPost, "/v1/suppressions", asked, &s); err != nil {
+				return err
+			}
+			if asJSON {
+				return a.printJSON(s)
+			}
+			fmt.Fprintf(a.out, "Suppressed on %s (%s): nothing is sent to it from the next claim on.\n", s.Channel, s.Reason)
+			return nil
+		}),
+	}
+	cmd.Flags().StringVar((*string)(&asked.Reason), "reason", string(asked.Reason), "why")
+	jsonFlag(cmd, &asJSON)
+	return cmd
+}
+
+func (a *app) liftCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "lift CHANNEL ADDRESS", Short: "Let an address be used again", Args: cobra.ExactArgs(2),
+		RunE: does(func(cmd *cobra.Command, args []string) error {
+			c, err := a.client()
+			if err != nil {
+				return err
+			}
+			asked := api.SuppressedAddress{Channel: fanfare.Channel(args[0]), Address: args[1]}
+			if err := c.send(cmd.Context(), http.MethodPost, "/v1/suppressions/lift", asked, nil); err != nil {
+				return err
+			}
+			fmt.Fprintln(a.out, "Lifted. A provider that keeps a list of its own may go on refusing it: lift it there too.")
+			return nil
+		}),
+	}
+}
+
+func (a *app) importSuppressionsCommand() *cobra.Command {
+	var i importing
+	cmd := &cobra.Command{
+		Use:   "import CHANNEL FILE",
+		Short: "Take over a provider's list of suppressed addresses",
+		Long: `Suppresses one address per line of FILE, which is CSV or NDJSON, told by its ending or
+by --format; "-" reads from stdin. CSV names its columns in the first line: email,
+phone, token or address, perhaps reason; others are ignored, so that SendGrid's
+exports can be taken as they are. Importing again changes nothing.`,
+		Example: "  fanfare suppressions import email suppression_bounces.csv",
+		Args:    cobra.ExactArgs(2),
+		RunE: does(func(cmd *cobra.Command, args []string) error {
+			i.file = args[1]
+			return a.importSuppressions(cmd, args[0], i)
+		}),
+	}
+	cmd.Flags().StringVar(&i.format, "format", "", "ndjson or csv; needed where the file's name does not say it")
+	jsonFlag(cmd, &i.asJSON)
+	return cmd
+}
+
+func (a *app) importSuppressions(cmd *cobra.Command, channel string, i importing) error {
+	mediaType, err := i.mediaType()
+	if err != nil {
+		return err
+	}
+	c, err := a.client()
+	if err != nil {
+		return err
+	}
+	body, size, err := a.openImport(i.file)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	bar := newProgress(&screen{out: a.err}, "importing", "bytes", size)
+	var report fanfare.ImportReport
+	err = c.stream(cmd.Context(), http.MethodPost, "/v1/suppressions/import?channel="+url.QueryEscape(channel), mediaType, io.TeeReader(body, bar), &report)
+	bar.end()
+	if err != nil {
+		return err
+	}
+	if i.asJSON {
+		return a.printJSON(report)
+	}
+	fmt.Fprintf(a.out, "Suppressed on %s: %s new, %s known already, %s rejected.\n", channel, number(report.Created), number(report.Unchanged), number(report.RejectedCount))
+	printRejected(a.out, report)
+	return nil
+}

@@ -1,0 +1,49 @@
+package main
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/stretchr/testify/require"
+
+	fanfare "github.com/fanfare-dev/fanfare"
+	"github.com/fanfare-dev/fanfare/server/api"
+)
+
+func TestSuppressions(t *testing.T) {
+	t.Parallel()
+	const hash = "1b4f0e9851971998e732078544c96b36c3d01cedf7caa332359d6f1d83567014" // of test1
+	one := fanfare.Suppression{Channel: fanfare.Push, Hash: hash, Reason: fanfare.SuppressedDeadToken, Provider: "fcm", CreatedAt: time.Now().UTC().Truncate(time.Second)}
+	more := "more"
+	s := newStub(t, map[string][]answer{
+		"GET /v1/suppressions":         {{http.StatusOK, api.SuppressionList{Items: []fanfare.Suppression{one}, NextCursor: &more}}, {http.StatusOK, api.SuppressionList{Items: []fanfare.Suppression{one}}}, {http.StatusOK, api.SuppressionList{}}},
+		"POST /v1/suppressions":        {{http.StatusCreated, one}},
+		"POST /v1/suppressions/lift":   {{http.StatusNoContent, nil}},
+		"POST /v1/suppressions/import": {{http.StatusOK, fanfare.ImportReport{Created: 1, Unchanged: 1, RejectedCount: 1, Rejected: []fanfare.RejectedLine{{Line: 3, Error: "has no address"}}}}},
+	})
+	run := func(args string, stdin string) result { return command(t, s.environ(), stdin, strings.Fields("suppressions "+args)...) }
+
+	got := run("list --channel push --address TEST1", "")
+	require.Equal(t, 0, got.code, got.err)
+	require.Regexp(t, `push +dead_token +\d{4}-\d\d-\d\d \d\d:\d\d +fcm +`+hash, got.out)
+	require.Contains(t, got.out, "There are more")
+	require.Contains(t, s.query, "address_hash="+hash)
+	require.NotContains(t, strings.ToLower(s.query), "test1")
+	require.Empty(t, cmp.Diff([]fanfare.Suppression{one}, fromJSON[api.SuppressionList](t, run("list --json", "")).Items))
+	require.Equal(t, "No address is suppressed.\n", run("list", "").out)
+
+	require.Equal(t, "Suppressed on push (dead_token): nothing is sent to it from the next claim on.\n", run("add push test1", "").out)
+	require.JSONEq(t, `{"channel": "push", "address": "test1", "reason": "manual"}`, s.last().body)
+	require.Contains(t, run("lift push test1", "").out, "Lifted.")
+	require.JSONEq(t, `{"channel": "push", "address": "test1"}`, s.last().body)
+
+	got = run("import email - --format csv", "email\na@mail.example\nA@mail.example\n,\n")
+	require.Equal(t, "Suppressed on email: 1 new, 1 known already, 1 rejected.\n  line 3: has no address\n", got.out)
+	require.Equal(t, "text/csv", s.last().contentType)
+	for _, wrong := range []string{"add push", "lift", "import email", "import email -", "burn"} {
+		require.Equal(t, 2, run(wrong, "").code, wrong)
+	}
+}

@@ -1,0 +1,192 @@
+package ledger_test
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/stretchr/testify/require"
+
+	fanfare "github.com/fanfare-dev/fanfare"
+)
+
+// suppressed are the reasons of a channel's suppressions by address, of those asked for.
+func (w *world) suppressed(channel fanfare.Channel, addresses ...string) map[string]fanfare.SuppressionReason {
+	w.t.Helper()
+	list, err := w.Suppressions(w.t.Context(), fanfare.SuppressionQuery{Channel: channel, Limit: 100})
+	require.NoError(w.t, err)
+	found := map[string]fanfare.SuppressionReason{}
+	for _, s := range list {
+		for _, address := range addresses {
+			if hash := sha256.Sum256([]byte(strings.ToLower(address))); s.Hash == hex.EncodeToString(hash[:]) {
+				found[address] = s.Reason
+			}
+		}
+	}
+	return found
+}
+
+// about is an event about an address alone.
+func about(kind fanfare.EventType, channel fanfare.Channel, address string, at time.Time) fanfare.ProviderEvent {
+	return fanfare.ProviderEvent{Provider: "twilio", Type: kind, At: at, Address: address, Channel: channel, Digest: sha256.Sum256([]byte(fmt.Sprint(kind, address, at)))}
+}
+
+func TestWhoAnswersStopIsLeftAloneUntilTheyComeBack(t *testing.T) {
+	t.Parallel()
+	const phone = "+34600000001"
+	stop, start := fanfare.EventUnsubscribed, fanfare.EventResubscribed
+	at := func(minute int) time.Time { return time.Now().Add(time.Duration(minute-60) * time.Minute) }
+	for name, c := range map[string]struct {
+		events []fanfare.ProviderEvent
+		want   bool
+	}{
+		"stop":                                  {[]fanfare.ProviderEvent{about(stop, fanfare.SMS, phone, at(1))}, true},
+		"stop, start":                           {[]fanfare.ProviderEvent{about(stop, fanfare.SMS, phone, at(1)), about(start, fanfare.SMS, phone, at(2))}, false},
+		"stop, start, stop":                     {[]fanfare.ProviderEvent{about(stop, fanfare.SMS, phone, at(1)), about(start, fanfare.SMS, phone, at(2)), about(stop, fanfare.SMS, phone, at(3))}, true},
+		"a start that comes late":               {[]fanfare.ProviderEvent{about(stop, fanfare.SMS, phone, at(3)), about(start, fanfare.SMS, phone, at(2))}, true},
+		"a second stop, and a start in between": {[]fanfare.ProviderEvent{about(stop, fanfare.SMS, phone, at(1)), about(stop, fanfare.SMS, phone, at(3)), about(start, fanfare.SMS, phone, at(2))}, true},
+		"a start on another channel":            {[]fanfare.ProviderEvent{about(stop, fanfare.SMS, phone, at(1)), about(start, fanfare.Email, phone, at(2))}, true},
+		"a start of somebody else":              {[]fanfare.ProviderEvent{about(stop, fanfare.SMS, phone, at(1)), about(start, fanfare.SMS, "+34600000002", at(2))}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, every)
+			for range 2 { // at once or one by one
+				require.NoError(t, w.TakeEvents(t.Context(), c.events))
+			}
+			if c.want {
+				require.Equal(t, map[string]fanfare.SuppressionReason{phone: fanfare.SuppressedStopped}, w.suppressed(fanfare.SMS, phone))
+			} else {
+				require.Empty(t, w.suppressed(fanfare.SMS, phone))
+			}
+			require.Zero(t, one[int](w, `SELECT count(*) FROM event_inbox`), "they need no delivery, and none is looked for")
+			require.Zero(t, one[int](w, `SELECT count(*) FROM stray_events`))
+		})
+	}
+}
+
+func TestComingBackLiftsOnlyWhatLeavingBrought(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, every)
+	for _, reason := range []fanfare.SuppressionReason{fanfare.SuppressedBounced, fanfare.SuppressedComplained, fanfare.SuppressedManual, fanfare.SuppressedInvalid} {
+		_, err := w.Suppress(t.Context(), fanfare.SMS, []fanfare.Refused{{Address: string(reason), Reason: reason}})
+		require.NoError(t, err)
+		require.NoError(t, w.TakeEvents(t.Context(), []fanfare.ProviderEvent{
+			about(fanfare.EventUnsubscribed, fanfare.SMS, string(reason), time.Now()), about(fanfare.EventResubscribed, fanfare.SMS, string(reason), time.Now().Add(time.Hour)),
+		}))
+		require.Equal(t, map[string]fanfare.SuppressionReason{string(reason): reason}, w.suppressed(fanfare.SMS, string(reason)))
+	}
+}
+
+func TestAPersonSuppressesAndLifts(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, every)
+	created, err := w.Suppress(t.Context(), fanfare.Email, []fanfare.Refused{
+		{Address: "Ada@mail.example", Reason: fanfare.SuppressedManual}, {Address: "ada@MAIL.example", Reason: fanfare.SuppressedBounced}, {Address: "bob@mail.example", Reason: fanfare.SuppressedComplained},
+	})
+	require.NoError(t, err)
+	require.EqualValues(t, 2, created)
+	created, err = w.Suppress(t.Context(), fanfare.Email, []fanfare.Refused{{Address: "bob@mail.example", Reason: fanfare.SuppressedManual}})
+	require.NoError(t, err)
+	require.Zero(t, created)
+	require.Equal(t, fanfare.SuppressedComplained, w.suppressed(fanfare.Email, "bob@mail.example")["bob@mail.example"], "the first reason stands")
+	for _, want := range []bool{true, false} {
+		lifted, err := w.LiftSuppression(t.Context(), fanfare.Email, "ADA@mail.example")
+		require.NoError(t, err)
+		require.Equal(t, want, lifted)
+	}
+	require.Empty(t, w.suppressed(fanfare.SMS, "bob@mail.example"))
+
+	var paged []fanfare.Suppression
+	for i := range 7 {
+		_, err := w.Suppress(t.Context(), fanfare.Push, []fanfare.Refused{{Address: fmt.Sprint("token-", i), Reason: fanfare.SuppressedManual}})
+		require.NoError(t, err)
+	}
+	for q := (fanfare.SuppressionQuery{Limit: 3}); ; {
+		page, err := w.Suppressions(t.Context(), q)
+		require.NoError(t, err)
+		if len(page) == 0 {
+			break
+		}
+		paged = append(paged, page...)
+		q.AfterChannel, q.AfterHash = page[len(page)-1].Channel, page[len(page)-1].Hash
+	}
+	whole, err := w.Suppressions(t.Context(), fanfare.SuppressionQuery{Limit: 100})
+	require.NoError(t, err)
+	require.Len(t, whole, 8)
+	require.Empty(t, cmp.Diff(whole, paged))
+}
+
+// bounced applies a bounce of each publication given, for reader 1.
+func (w *world) bounced(permanent bool, at time.Time, keys ...string) {
+	w.t.Helper()
+	var events []fanfare.ProviderEvent
+	for _, key := range keys {
+		ref := w.running(key, 10)
+		w.sendAll(ref, 10)
+		call := one[string](w, `SELECT call_id::text FROM deliveries WHERE publication_id = $1 AND subscriber_number = 1`, ref.Publication)
+		e := event(fanfare.EventBounced, ref, 1, fanfare.CallID(call))
+		e.Permanent, e.At, e.Address = permanent, at, person(1).Email
+		events = append(events, e, e)
+	}
+	require.NoError(w.t, w.TakeEvents(w.t.Context(), events))
+	for n := 1; n > 0; {
+		var err error
+		n, err = w.ApplyEvents(w.t.Context(), 100)
+		require.NoError(w.t, err)
+	}
+}
+
+func TestAnAddressThatBouncesTooOftenIsSuppressed(t *testing.T) {
+	t.Parallel()
+	for name, times := range map[string][][]string{"one by one": {{"c"}}, "at once": {{"a2", "b2", "c"}}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			w.subscribed(2)
+			w.bounced(false, time.Now().Add(-31*24*time.Hour), "long-ago-1", "long-ago-2")
+			w.bounced(false, time.Now().Add(-2*time.Hour), "a")
+			w.bounced(false, time.Now().Add(-time.Hour), "b")
+			require.Empty(t, w.suppressed(fanfare.Email, person(1).Email), "two in a month, however often they are reported")
+			for _, keys := range times {
+				w.bounced(false, time.Now(), keys...)
+			}
+			require.Equal(t, fanfare.SuppressedSoftBounces, w.suppressed(fanfare.Email, person(1).Email)[person(1).Email])
+			second := w.running("next", 10)
+			w.claimNew(second, 10)
+			require.Equal(t, "skipped suppressed", w.state(second, 1))
+			require.Equal(t, "sending", w.state(second, 2))
+
+			lifted, err := w.LiftSuppression(t.Context(), fanfare.Email, person(1).Email)
+			require.NoError(t, err)
+			require.True(t, lifted)
+			w.bounced(false, time.Now(), "d", "e")
+			require.Empty(t, w.suppressed(fanfare.Email, person(1).Email), "counted anew")
+			w.balanced()
+		})
+	}
+}
+
+func TestLeavingAtTheProviderSuppresses(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.subscribed(2)
+	ref := w.running("article-1", 10)
+	w.sendAll(ref, 10)
+	call := one[string](w, `SELECT call_id::text FROM deliveries WHERE subscriber_number = 1`)
+	e := event(fanfare.EventUnsubscribed, ref, 1, fanfare.CallID(call))
+	e.Address = person(1).Email
+	require.NoError(t, w.TakeEvents(t.Context(), []fanfare.ProviderEvent{e}))
+	_, err := w.ApplyEvents(t.Context(), 10)
+	require.NoError(t, err)
+	list, err := w.Suppressions(t.Context(), fanfare.SuppressionQuery{Limit: 10})
+	require.NoError(t, err)
+	require.Len(t, list, 1)
+	require.Equal(t, fanfare.SuppressedUnsubscribed, list[0].Reason)
+	require.Equal(t, e.Provider, list[0].Provider)
+	require.Equal(t, "delivered", w.state(ref, 1), "who leaves by a message has it")
+}
