@@ -69,6 +69,37 @@ func TestListPageTellsOfWebhooks(t *testing.T) {
 	require.NotContains(t, s.page("/"), "Webhooks are off")
 }
 
+func TestPagesOfTheOtherChannels(t *testing.T) {
+	t.Parallel()
+	s := start(t, sandbox.Config{})
+	s.send(mail(1))
+	s.text(texting("+34712340003").SetStatusCallback("http://127.0.0.1:9/?delivery=pub.sms.1&call=c1"))
+	s.push(pushTo("token-1", "pub.push.1"))
+	s.push(pushTo("token-1", "pub.push.1"))
+	require.Len(t, links(s.page("/")), 4)
+	list := html.UnescapeString(s.page("/?channel=sms"))
+	require.Len(t, links(list), 1)
+	require.Contains(t, list, "+34712340003")
+	require.Contains(t, s.page("/"), "1 replaced")
+	require.Len(t, links(s.page("/?channel=push&q=TOKEN")), 2)
+	require.Empty(t, links(s.page("/?channel=email&q=token")))
+	require.Len(t, links(s.page("/?q="+url.QueryEscape("+34712340003"))), 1)
+
+	text := html.UnescapeString(s.page(links(list)[0]))
+	require.Contains(t, text, "SMS to +34712340003")
+	require.Contains(t, text, "StatusCallback: http://127.0.0.1:9/?delivery=pub.sms.1&call=c1", "the raw view")
+	push := html.UnescapeString(s.page(links(s.page("/?channel=push"))[0]))
+	require.Contains(t, push, "Read it")
+	require.Contains(t, push, `"collapse_key": "pub.push.1"`, "the raw view")
+
+	items, _ := pages[sandbox.Message](s, "/sandbox/messages?channel=push&limit=1")
+	require.Len(t, items, 2)
+	require.Equal(t, "push", items[0].Channel)
+	all, n := pages[sandbox.Message](s, "/sandbox/messages?limit=1")
+	require.Equal(t, 4, n)
+	require.Equal(t, []string{"push", "push", "sms", "email"}, []string{all[0].Channel, all[1].Channel, all[2].Channel, all[3].Channel})
+}
+
 func TestMailPage(t *testing.T) {
 	t.Parallel()
 	s := start(t, sandbox.Config{})

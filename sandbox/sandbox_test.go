@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/fanfare-dev/fanfare/sandbox"
 )
@@ -272,6 +273,43 @@ func TestConcurrentCallsAreAllCounted(t *testing.T) {
 	require.Equal(t, stats.Messages, stats.Distinct)
 	require.Equal(t, int64(300), stats.ContentsKept)
 	require.Len(t, s.Calls(0, 1000), workers*each)
+}
+
+func TestAllChannelsAtOnce(t *testing.T) {
+	t.Parallel()
+	const each = 300
+	s := start(t, sandbox.Config{MaxMessages: 2000})
+	var all errgroup.Group
+	for i := range each {
+		all.Go(func() error {
+			_, err := s.twilio().CreateMessage(texting(fmt.Sprintf("+346%08d", i)).SetStatusCallback(fmt.Sprintf("http://127.0.0.1:9/?delivery=pub.sms.%d", i)))
+			return err
+		})
+		all.Go(func() error {
+			_, err := s.do(s.request(http.MethodPost, "/v1/projects/p/messages:send", object{"message": pushTo(fmt.Sprintf("token-%d", i), "pub.push.1")}))
+			s.Messages("", "token-1", 10)
+			return err
+		})
+		if i%10 == 0 {
+			all.Go(func() error {
+				_, err := s.do(s.request(http.MethodPost, "/v3/mail/send", mail(10)))
+				return err
+			})
+		}
+	}
+	require.NoError(t, all.Wait())
+	stats := s.Stats()
+	for channel, want := range map[string][2]int64{"sms": {each, each}, "push": {each, each}, "email": {each, 10}} {
+		require.Equal(t, want[0], stats.ByChannel[channel].Messages, channel)
+		require.Equal(t, want[1], stats.ByChannel[channel].Distinct, channel)
+	}
+	require.Equal(t, int64(3*each), stats.Messages)
+	for i := range each {
+		found := s.Messages(fmt.Sprintf("pub.sms.%d", i), "", 10)
+		require.Len(t, found, 1)
+		require.Equal(t, fmt.Sprintf("+346%08d", i), found[0].To)
+		require.Equal(t, "A new article: https://blog.example/a", found[0].Text)
+	}
 }
 
 func TestServeStopsAndFreesCallsThatHang(t *testing.T) {
