@@ -4,14 +4,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
 	fanfare "github.com/fanfare-dev/fanfare"
+	"github.com/fanfare-dev/fanfare/render"
 	"github.com/fanfare-dev/fanfare/server/api"
 )
 
@@ -32,6 +36,7 @@ type publishing struct {
 	draft         fanfare.Draft
 	topic, key    string
 	channels      []string
+	data          []string
 	at, expires   string
 	watch, asJSON bool
 }
@@ -39,7 +44,7 @@ type publishing struct {
 func (a *app) publishCommand() *cobra.Command {
 	var p publishing
 	cmd := &cobra.Command{
-		Use:   "publish --topic TOPIC --title TITLE --url URL",
+		Use:   "publish --topic TOPIC {--title TITLE --url URL | --template NAME}",
 		Short: "Announce something to everybody who is subscribed to a topic",
 		Long: `Announces something to everybody who is subscribed to the topic now. The answer
 means that it is safe in the database; the sending goes on by itself.
@@ -47,10 +52,15 @@ means that it is safe in the database; the sending goes on by itself.
 --key names the publication, say by the article's id: publishing again under the
 same key is the same publication, and nobody hears of it twice.
 
+What it says is a title and an address, or a template with its data. When SMS is
+among the channels, it says before it sends what one will be cut into.
+
 With --watch it stays until the end, and exits with 0 when completed, 3 when
 completed with failures, 4 when cancelled or expired.`,
-		Example: `  fanfare publish --topic writer-1 --title "Hello" --url https://blog.example/hello --watch`,
+		Example: `  fanfare publish --topic writer-1 --title "Hello" --url https://blog.example/hello --watch
+  fanfare publish --topic writer-1 --channels email,sms --template new-article --data title=Hello --data author.name=Ada`,
 		Args:    cobra.NoArgs,
+		PreRunE: func(cmd *cobra.Command, _ []string) error { return requireContent(cmd) },
 		RunE:    does(func(cmd *cobra.Command, _ []string) error { return a.publish(cmd.Context(), p) }),
 	}
 	f := cmd.Flags()
@@ -60,15 +70,27 @@ completed with failures, 4 when cancelled or expired.`,
 	f.StringVar(&p.draft.Content.Summary, "summary", "", "a sentence or two about it")
 	f.StringVar(&p.draft.Content.Body, "body", "", "plain text to send along; blank lines separate paragraphs")
 	f.StringVar(&p.key, "key", "", "its unique name (default: a new one)")
-	f.StringSliceVar(&p.channels, "channels", nil, "channels, separated by commas (default: all that are on)")
+	f.StringSliceVar(&p.channels, "channels", nil, "channels, separated by commas (default: email, where it is on)")
+	f.StringVar(&p.draft.Content.Template, "template", "", "the template that says what the messages say")
+	f.StringArrayVar(&p.data, "data", nil, dataUsage)
 	f.StringVar(&p.at, "at", "", "when to begin: a time such as 2026-01-31T08:00:00Z, or a span from now such as 2h (default: now)")
 	f.StringVar(&p.expires, "expires", "", "when to give up on whoever was not sent to, written as for --at (default: the server's)")
 	f.BoolVar(&p.watch, "watch", false, "show a progress bar until it ends")
 	jsonFlag(cmd, &p.asJSON)
-	for _, name := range []string{"topic", "title", "url"} {
-		_ = cmd.MarkFlagRequired(name) // fails for unknown flags only
-	}
 	return cmd
+}
+
+// requireContent asks for a topic and, without a template, for title and address.
+func requireContent(cmd *cobra.Command) error {
+	required := []string{"topic", "title", "url"}
+	if cmd.Flags().Changed("template") {
+		required = required[:1]
+	}
+	missing := slices.DeleteFunc(required, cmd.Flags().Changed)
+	if len(missing) > 0 {
+		return fmt.Errorf(`required flag(s) "%s" not set`, strings.Join(missing, `", "`))
+	}
+	return nil
 }
 
 func (a *app) publish(ctx context.Context, p publishing) error {
@@ -79,6 +101,9 @@ func (a *app) publish(ctx context.Context, p publishing) error {
 	c, err := a.client()
 	if err != nil {
 		return err
+	}
+	if slices.Contains(draft.Channels, fanfare.SMS) {
+		a.sayWhatAnSMSCosts(ctx, c, draft)
 	}
 	var accepted api.AcceptedPublication
 	if err := c.send(ctx, http.MethodPost, "/v1/publications", draft, &accepted); err != nil {
@@ -110,13 +135,45 @@ func (p publishing) read(now time.Time) (fanfare.Draft, error) {
 	for _, channel := range p.channels {
 		d.Channels = append(d.Channels, fanfare.Channel(channel))
 	}
-	var atErr, expiresErr error
+	var dataErr, atErr, expiresErr error
+	d.Content.Data, dataErr = readData(p.data)
 	d.ScheduledAt, atErr = readTime("--at", p.at, now)
 	d.ExpiresAt, expiresErr = readTime("--expires", p.expires, now)
-	if err := errors.Join(atErr, expiresErr); err != nil {
+	if err := errors.Join(dataErr, atErr, expiresErr); err != nil {
 		return d, &exitError{exitUsage, err}
 	}
 	return d, nil
+}
+
+// sayWhatAnSMSCosts says what the SMS will be cut into. What is wrong with the content
+// is for the publication's answer to say. Without a template the text has the topic's
+// name, which is not known here: its id stands in.
+func (a *app) sayWhatAnSMSCosts(ctx context.Context, c *apiClient, draft fanfare.Draft) {
+	if draft.Content.Template == "" {
+		m, err := render.New().Render(fanfare.SMS, fanfare.Announcement{TopicName: string(draft.Topic), Content: draft.Content}, "")
+		if err == nil {
+			fmt.Fprintf(a.err, "Each SMS has about %s.\n", saySegments(render.Segments(m.Text)))
+		}
+		return
+	}
+	asked := api.PreviewBody{Channel: fanfare.SMS, Data: api.TemplateData{}}
+	for name, value := range map[string]string{
+		"title": draft.Content.Title, "url": draft.Content.URL, "summary": draft.Content.Summary, "body": draft.Content.Body,
+	} {
+		if value != "" {
+			asked.Data[name] = value
+		}
+	}
+	maps.Copy(asked.Data, draft.Content.Data)
+	var preview api.TemplatePreview
+	if c.send(ctx, http.MethodPost, templatePath(draft.Content.Template)+"/preview", asked, &preview) != nil {
+		return
+	}
+	for _, m := range preview.Messages {
+		if m.Segments != nil {
+			fmt.Fprintf(a.err, "Each SMS in %s has %s.\n", m.Locale, saySegments(*m.Segments))
+		}
+	}
 }
 
 // readTime reads a time, or a span from now. Nothing is no time.

@@ -106,7 +106,7 @@ Exit codes: 0 done, 1 failed, 2 wrong arguments or settings;
 		}
 	}
 	add("run", a.devCommand(), a.serverCommand(), a.workerCommand(), a.sandboxCommand())
-	add("use", a.importCommand(), a.publishCommand(), a.statusCommand())
+	add("use", a.importCommand(), a.publishCommand(), a.templatesCommand(), a.statusCommand())
 	add("operate", a.migrateCommand(), a.verifyCommand(), a.replayCommand(), a.providersCommand(), a.suppressionsCommand(), a.recoverCommand(), a.benchCommand())
 	return root
 }
