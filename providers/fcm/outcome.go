@@ -1,0 +1,166 @@
+package fcm
+
+import (
+	"encoding/json"
+	"net/http"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"firebase.google.com/go/v4/errorutils"
+	"firebase.google.com/go/v4/messaging"
+
+	"github.com/fanfare-dev/fanfare"
+)
+
+const (
+	// quotaWait and unavailableWait are what Google asks for where an answer does not say.
+	quotaWait       = 60 * time.Second
+	unavailableWait = 10 * time.Second
+	// maxWait bounds what a header can ask for: a publication's time is a day.
+	maxWait = 24 * time.Hour
+)
+
+// end is what became of the request for one device.
+type end struct {
+	fanfare.Outcome
+
+	id   string // FCM's, of the message it accepted
+	dead bool   // FCM says that the token is of no use any more
+}
+
+// judge says what an answer means. id and err are what the SDK read in it; err is as it
+// came, since the SDK's predicates do not look into a wrapped one.
+func (s *Sender) judge(got *answer, id string, err error) end {
+	e := end{Outcome: fanfare.Outcome{Code: code(got.status, err)}}
+	wait := func(otherwise time.Duration) time.Duration { return retryAfter(got.header, time.Now(), otherwise) }
+	switch {
+	case got.status/100 == 2 && (got.unread != nil || err != nil || id == ""):
+		e.Kind, e.Detail = fanfare.OutcomeAmbiguous, "the answer said accepted and cannot be read"
+	case got.status/100 == 2:
+		e.Kind, e.id = fanfare.OutcomeAccepted, id[strings.LastIndexByte(id, '/')+1:]
+	case got.status/100 == 3:
+		e.Kind, e.Account = fanfare.OutcomeUnavailable, true
+		e.Detail = "FCM's address redirects elsewhere: check " + settingName(s.name, "BASE_URL")
+	case got.status == http.StatusTooManyRequests:
+		e.Kind, e.RetryAfter, e.Detail = fanfare.OutcomeThrottled, wait(quotaWait), "FCM asks to send more slowly"
+	case got.status == http.StatusServiceUnavailable:
+		e.Kind, e.RetryAfter, e.Detail = fanfare.OutcomeUnavailable, wait(unavailableWait), "FCM says it is not available"
+	case got.status >= 500, got.status == http.StatusRequestTimeout:
+		e.Kind, e.Detail = fanfare.OutcomeAmbiguous, "FCM failed, and does not say whether it took the message"
+	case got.unread != nil:
+		e.Kind, e.Detail = fanfare.OutcomeUnavailable, "FCM refuses the message, and its answer broke off before it said why"
+	default:
+		s.refused(&e, got.status, err)
+	}
+	return e
+}
+
+// refused reads a refusal. A token is dead only where FCM names it: INVALID_ARGUMENT is
+// also said of texts too long and fields it does not like, and SENDER_ID_MISMATCH of
+// every token there is as soon as the project is not the app's. Taken for dead tokens,
+// one bad message or one bad setting would cost an app all its devices.
+func (s *Sender) refused(e *end, status int, err error) {
+	e.Kind = fanfare.OutcomeRejected
+	account := func(detail string) { e.Kind, e.Account, e.Detail = fanfare.OutcomeUnavailable, true, detail }
+	switch {
+	case messaging.IsUnregistered(err):
+		e.dead, e.Detail = true, "the token is not registered any more: the app is gone from the device, or has another token"
+	case messaging.IsSenderIDMismatch(err):
+		e.Detail = "the token belongs to an app of another Firebase project than " + settingName(s.name, "PROJECT_ID") + " names"
+	case messaging.IsThirdPartyAuthError(err):
+		account("Apple or the browser's push service does not take the project's key: upload a valid one (Firebase console, Project settings, Cloud Messaging)")
+	case status == http.StatusUnauthorized:
+		account("FCM does not take the sign-in: set GOOGLE_APPLICATION_CREDENTIALS to the key file of a service account of this project")
+	case status == http.StatusForbidden:
+		account("FCM forbids the call: enable the Firebase Cloud Messaging API in the project of " + settingName(s.name, "PROJECT_ID") + ", and give the service account the role Firebase Cloud Messaging API Admin")
+	case status == http.StatusNotFound, status == http.StatusMethodNotAllowed:
+		account("FCM has no such project, or is not at this address: check " + settingName(s.name, "PROJECT_ID") + " and " + settingName(s.name, "BASE_URL"))
+	default:
+		var fields []string
+		if fields, e.dead = complaint(err); e.dead {
+			e.Detail = "the token is not one of FCM's"
+			return
+		}
+		e.Detail = "FCM refuses the message"
+		if len(fields) > 0 {
+			e.Detail += " for " + strings.Join(fields[:min(len(fields), 2)], ", ")
+		}
+	}
+}
+
+// fieldName is a path into the request. Anything else in its place may be content.
+var fieldName = regexp.MustCompile(`^message(\.[A-Za-z0-9_\[\]]{1,24}){0,4}$`)
+
+// complaint reads what a refusal is about: the fields it names, and whether it is the
+// token. Older answers say that in a sentence only.
+func complaint(err error) (fields []string, token bool) {
+	response := errorutils.HTTPResponse(err) //nolint:bodyclose // a copy in memory
+	if response == nil {
+		return nil, false
+	}
+	var body struct {
+		Error struct {
+			Message string `json:"message"`
+			Details []struct {
+				FieldViolations []struct {
+					Field string `json:"field"`
+				} `json:"fieldViolations"`
+			} `json:"details"`
+		} `json:"error"`
+	}
+	// An answer that is not JSON names nothing.
+	_ = json.NewDecoder(response.Body).Decode(&body)
+	for _, detail := range body.Error.Details {
+		for _, violation := range detail.FieldViolations {
+			if fieldName.MatchString(violation.Field) {
+				fields = append(fields, violation.Field)
+			}
+		}
+	}
+	if len(fields) > 0 {
+		return fields, len(fields) == 1 && fields[0] == "message.token"
+	}
+	return nil, messaging.IsInvalidArgument(err) && strings.Contains(body.Error.Message, "registration token")
+}
+
+// codes are FCM's own.
+var codes = []struct {
+	code string
+	is   func(error) bool
+}{
+	{"UNREGISTERED", messaging.IsUnregistered},
+	{"INVALID_ARGUMENT", messaging.IsInvalidArgument},
+	{"SENDER_ID_MISMATCH", messaging.IsSenderIDMismatch},
+	{"QUOTA_EXCEEDED", messaging.IsQuotaExceeded},
+	{"UNAVAILABLE", messaging.IsUnavailable},
+	{"INTERNAL", messaging.IsInternal},
+	{"THIRD_PARTY_AUTH_ERROR", messaging.IsThirdPartyAuthError},
+}
+
+// code is FCM's own where the answer has one, else the status.
+func code(status int, err error) string {
+	for _, known := range codes {
+		if known.is(err) {
+			return known.code
+		}
+	}
+	return strconv.Itoa(status)
+}
+
+// retryAfter reads how long to wait, in seconds or as a date; a date is measured by the
+// answer's own clock where it shows one. "Now", or a moment that has passed, is a second.
+func retryAfter(header http.Header, now time.Time, otherwise time.Duration) time.Duration {
+	if served, err := http.ParseTime(header.Get("Date")); err == nil {
+		now = served
+	}
+	asked := header.Get("Retry-After")
+	wait := otherwise
+	if seconds, err := strconv.ParseUint(asked, 10, 32); err == nil {
+		wait = time.Duration(seconds) * time.Second
+	} else if at, err := http.ParseTime(asked); err == nil {
+		wait = at.Sub(now)
+	}
+	return min(max(wait, time.Second), maxWait)
+}
