@@ -76,7 +76,7 @@ func (s *Sender) list(ctx context.Context, to string) (*api.ListMessageResponse,
 	page, err := sdk.PageMessage(params, "", "")
 	switch {
 	case w.status == 0 && w.err != nil:
-		return nil, w.err // without the URL, which holds the number
+		return nil, unreached{w.err}
 	case w.status == 0:
 		return nil, errors.New("the question could not be put")
 	case w.status != http.StatusOK:
@@ -86,6 +86,14 @@ func (s *Sender) list(ctx context.Context, to string) (*api.ListMessageResponse,
 	}
 	return page, nil
 }
+
+// unreached is why there was no answer. Its words are ours: net/http's repeat what the
+// other end said.
+type unreached struct{ err error }
+
+func (e unreached) Error() string { return "it was not reached, or did not answer" }
+
+func (e unreached) Unwrap() error { return e.err }
 
 // value is what the SDK points to.
 func value(s *string) string {
