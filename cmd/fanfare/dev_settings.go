@@ -44,13 +44,14 @@ func (o overrides) environ(ours map[string]string) []string {
 }
 
 // demoIgnores are the settings that would have a demo write into somebody's real
-// database or mail.
+// database, or to real people.
 func demoIgnores() []string {
 	return []string{
 		"FANFARE_DATABASE_URL", "FANFARE_TEMPORAL_ADDRESS", "FANFARE_TEMPORAL_UI_URL",
 		"FANFARE_EMAIL_PROVIDERS", "SMTP_URL", "SMTP_FROM",
 		"SENDGRID_API_KEY", "SENDGRID_BASE_URL", "SENDGRID_FROM", "SENDGRID_WEBHOOK_PUBLIC_KEY",
 		"SENDGRID_2_API_KEY", "SENDGRID_2_BASE_URL", "SENDGRID_2_FROM", "SENDGRID_2_WEBHOOK_PUBLIC_KEY",
+		"FANFARE_SMS_PROVIDERS",
 		"TWILIO_ACCOUNT_SID", "TWILIO_AUTH_TOKEN", "TWILIO_FROM", "TWILIO_BASE_URL",
 		"TWILIO_2_ACCOUNT_SID", "TWILIO_2_AUTH_TOKEN", "TWILIO_2_FROM", "TWILIO_2_BASE_URL",
 		"GOOGLE_APPLICATION_CREDENTIALS", "FCM_PROJECT_ID", "FCM_BASE_URL",

@@ -31,10 +31,15 @@ const (
 var turnOnWebhook = map[string]string{
 	"sendgrid":   "set SENDGRID_WEBHOOK_PUBLIC_KEY to the key that SendGrid shows for its signed Event Webhook",
 	"sendgrid-2": "set SENDGRID_2_WEBHOOK_PUBLIC_KEY to the key that SendGrid shows for its signed Event Webhook",
+	"twilio":     "set TWILIO_ACCOUNT_SID and TWILIO_AUTH_TOKEN",
+	"twilio-2":   "set TWILIO_2_ACCOUNT_SID and TWILIO_2_AUTH_TOKEN",
 }
 
 // switchOn says how each channel is switched on.
-var switchOn = map[fanfare.Channel]string{fanfare.Email: "set SENDGRID_API_KEY and SENDGRID_FROM, or SMTP_URL and SMTP_FROM"}
+var switchOn = map[fanfare.Channel]string{
+	fanfare.Email: "set SENDGRID_API_KEY and SENDGRID_FROM, or SMTP_URL and SMTP_FROM",
+	fanfare.SMS:   "set TWILIO_ACCOUNT_SID, TWILIO_AUTH_TOKEN and TWILIO_FROM",
+}
 
 func (a *app) serverCommand() *cobra.Command {
 	var migrate bool
@@ -49,7 +54,9 @@ Settings: FANFARE_DATABASE_URL, FANFARE_SECRET, FANFARE_API_KEYS are needed;
 FANFARE_LISTEN (127.0.0.1:8080), FANFARE_PUBLIC_URL, FANFARE_EXPIRES (24h),
 FANFARE_TEMPORAL_ADDRESS, FANFARE_TEMPORAL_NAMESPACE, FANFARE_TEMPORAL_UI_URL.
 Email is on where SENDGRID_API_KEY is set; SendGrid's events are taken in at
-/webhooks/sendgrid where SENDGRID_WEBHOOK_PUBLIC_KEY is.`,
+/webhooks/sendgrid where SENDGRID_WEBHOOK_PUBLIC_KEY is. SMS is on where
+TWILIO_ACCOUNT_SID and TWILIO_AUTH_TOKEN are set; Twilio calls /webhooks/twilio, at
+FANFARE_PUBLIC_URL.`,
 		Example: "  fanfare server --migrate",
 		Args:    cobra.NoArgs,
 		RunE: does(func(cmd *cobra.Command, _ []string) error {
@@ -83,14 +90,10 @@ func (a *app) serve(ctx context.Context, s serverSettings, migrate bool) error {
 	defer temporal.Close()
 	wakes := newWaker(books.Wake, log)
 	go wakes.run(ctx)
-	webhooks := map[string]server.Webhook{}
-	for name, webhook := range s.webhooks() {
-		webhooks[name] = webhook
-	}
 	srv, err := server.New(server.Config{
 		PublicURL: s.publicURL(), TemporalUI: s.TemporalUI, TemporalNamespace: s.TemporalNamespace,
 		APIKeys: s.APIKeys, Secret: s.Secret, Channels: s.channels(), SwitchOn: switchOn,
-		Webhooks: webhooks, TurnOnWebhook: turnOnWebhook, Renderer: renderer,
+		Webhooks: s.webhooks(func(string, string) {}), TurnOnWebhook: turnOnWebhook, Renderer: renderer,
 	}, books, wakes.wake, log, server.Check{Name: "temporal", Probe: func(ctx context.Context) error {
 		_, err := temporal.CheckHealth(ctx, &client.CheckHealthRequest{})
 		return err

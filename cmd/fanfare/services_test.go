@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"regexp"
 	"strings"
@@ -16,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	fanfare "github.com/fanfare-dev/fanfare"
+	"github.com/fanfare-dev/fanfare/local"
 	"github.com/fanfare-dev/fanfare/local/localtest"
 	"github.com/fanfare-dev/fanfare/sandbox"
 	"github.com/fanfare-dev/fanfare/server/api"
@@ -220,4 +222,51 @@ func TestProvidersAreCalledThroughTheGate(t *testing.T) {
 	client := gated(transport)
 	require.Zero(t, client.Timeout, "the lease ends a call")
 	require.Equal(t, fanfare.GatedTransport{Base: transport}, client.Transport)
+}
+
+// TestSMSFromEndToEnd sends to telephones that end as their numbers say. Twilio's
+// reports go to the address that FANFARE_PUBLIC_URL says, and are signed over it.
+func TestSMSFromEndToEnd(t *testing.T) {
+	t.Parallel()
+	port, err := local.FreePort()
+	require.NoError(t, err)
+	listen := fmt.Sprintf("127.0.0.1:%d", port)
+	environ := map[string]string{
+		"FANFARE_DATABASE_URL": localtest.Database(t), "FANFARE_TEMPORAL_ADDRESS": localtest.Temporal(t), "FANFARE_TEMPORAL_NAMESPACE": "sms",
+		"FANFARE_LISTEN": listen, "FANFARE_API_URL": "http://" + listen, "FANFARE_API_KEYS": "key-1", "FANFARE_API_KEY": "key-1", "FANFARE_SECRET": "a secret of this test",
+		"TWILIO_ACCOUNT_SID": "AC1", "TWILIO_AUTH_TOKEN": "token1", "TWILIO_FROM": "+34911234567",
+	}
+	service(t, environ, "server", "--migrate").says(t, "the server is ready")
+	environ["TWILIO_BASE_URL"] = strings.TrimSuffix(service(t, environ, "sandbox", "--port", "0").says(t, `page=(\S+)`), "/")
+	service(t, environ, "worker", "--channels", "sms").says(t, "worker works")
+
+	const people = `{"id": "ada", "phone": "+34612345678"}
+{"id": "gone", "phone": "+34712340005"}
+{"id": "stopped", "phone": "+34712341610"}
+{"id": "off", "phone": "+34712340003"}
+{"id": "nobody", "email": "nobody@mail.example"}
+`
+	fromJSON[fanfare.ImportReport](t, command(t, environ, people, "import", "writer-1", "-", "--format", "ndjson", "--topic-name", "Writer One", "--json"))
+	got := command(t, environ, "", "publish", "--topic", "writer-1", "--title", "Hello", "--url", "https://blog.example/1", "--channels", "sms", "--watch", "--json")
+	id := string(fromJSON[fanfare.Publication](t, got).ID)
+	var p fanfare.Publication
+	require.Eventually(t, func() bool {
+		p = fromJSON[fanfare.Publication](t, command(t, environ, "", "status", id, "--json"))
+		return p.Totals == fanfare.Totals{Intended: 5, Delivered: 1, Failed: 3, Skipped: 1}
+	}, patience, 50*time.Millisecond, "%+v", &p)
+	require.Equal(t, map[string]int64{"twilio:21610": 1, "twilio:30003": 1, "twilio:30005": 1}, p.FailedByCode)
+	require.Equal(t, 0, command(t, environ, "", "verify", id).code)
+
+	// Who has stopped, and whose number is gone, are not called again. Nor is Ada, until
+	// she takes back what she says now.
+	skipped := func(title string, want map[string]int64) {
+		t.Helper()
+		got := command(t, environ, "", "publish", "--topic", "writer-1", "--title", title, "--url", "https://blog.example/2", "--channels", "sms", "--watch", "--json")
+		require.Equal(t, want, fromJSON[fanfare.Publication](t, got).SkippedByReason)
+	}
+	require.Equal(t, http.StatusNoContent, answerSMS(t, environ, "Stop"))
+	require.Equal(t, http.StatusUnauthorized, answerSMS(t, with(maps.Clone(environ), "TWILIO_AUTH_TOKEN", "token2"), "START"))
+	skipped("Again", map[string]int64{"no_address": 1, "suppressed": 3})
+	require.Equal(t, http.StatusNoContent, answerSMS(t, environ, "START"))
+	skipped("And again", map[string]int64{"no_address": 1, "suppressed": 2})
 }

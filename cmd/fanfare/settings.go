@@ -4,10 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"log/slog"
-	"maps"
 	"net"
-	"net/http"
 	"net/url"
 	"reflect"
 	"slices"
@@ -18,10 +15,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	fanfare "github.com/fanfare-dev/fanfare"
-	"github.com/fanfare-dev/fanfare/activities"
 	"github.com/fanfare-dev/fanfare/ledger"
-	"github.com/fanfare-dev/fanfare/providers/sendgrid"
-	"github.com/fanfare-dev/fanfare/providers/smtp"
 )
 
 // The groups of settings. Each role below embeds those it needs. They are exported
@@ -37,6 +31,7 @@ type (
 	LedgerSettings struct {
 		Expires       time.Duration `env:"FANFARE_EXPIRES" envDefault:"24h"`
 		DoubtEmail    ledger.Policy `env:"FANFARE_DOUBT_EMAIL" envDefault:"resend"`
+		DoubtSMS      ledger.Policy `env:"FANFARE_DOUBT_SMS" envDefault:"hold"`
 		DoubtDeadline time.Duration `env:"FANFARE_DOUBT_DEADLINE" envDefault:"10m"`
 	}
 	LinkSettings struct { // server and worker need the same ones
@@ -55,7 +50,23 @@ type (
 		SMTPFrom         string         `env:"SMTP_FROM"`
 		EmailProviders   []string       `env:"FANFARE_EMAIL_PROVIDERS"` // empty: all that can be used
 	}
-	WebhookSettings struct { // public keys; without one the provider's webhook is off
+	SMSSettings struct { // an account without SID and token is not used; without any SMS is off
+		TwilioAccountSID  string         `env:"TWILIO_ACCOUNT_SID"`
+		TwilioAuthToken   fanfare.Secret `env:"TWILIO_AUTH_TOKEN"`
+		TwilioFrom        string         `env:"TWILIO_FROM"`
+		TwilioBaseURL     string         `env:"TWILIO_BASE_URL"` // empty: Twilio itself
+		Twilio2AccountSID string         `env:"TWILIO_2_ACCOUNT_SID"`
+		Twilio2AuthToken  fanfare.Secret `env:"TWILIO_2_AUTH_TOKEN"`
+		Twilio2From       string         `env:"TWILIO_2_FROM"`
+		Twilio2BaseURL    string         `env:"TWILIO_2_BASE_URL"`
+		SMSProviders      []string       `env:"FANFARE_SMS_PROVIDERS"` // empty: all that can be used
+	}
+	ProviderSettings struct { // of every channel, and where providers and readers reach us
+		LinkSettings
+		EmailSettings
+		SMSSettings
+	}
+	WebhookSettings struct { // public keys; without one SendGrid's webhook is off
 		SendGridWebhookKey  string `env:"SENDGRID_WEBHOOK_PUBLIC_KEY"`
 		SendGrid2WebhookKey string `env:"SENDGRID_2_WEBHOOK_PUBLIC_KEY"`
 	}
@@ -73,8 +84,7 @@ type (
 		DatabaseSettings
 		TemporalSettings
 		LedgerSettings
-		LinkSettings
-		EmailSettings
+		ProviderSettings
 		WebhookSettings
 		TemporalUI string           `env:"FANFARE_TEMPORAL_UI_URL" envDefault:"http://127.0.0.1:8233"`
 		APIKeys    []fanfare.Secret `env:"FANFARE_API_KEYS"`
@@ -83,8 +93,7 @@ type (
 		DatabaseSettings
 		TemporalSettings
 		LedgerSettings
-		LinkSettings
-		EmailSettings
+		ProviderSettings
 		RetryFast []time.Duration `env:"FANFARE_RETRY_FAST" envDefault:"1s,3s,10s,30s,2m"`
 		RetrySlow []time.Duration `env:"FANFARE_RETRY_SLOW" envDefault:"10m,30m,1h"`
 	}
@@ -179,7 +188,7 @@ func (s serverSettings) check(r report) {
 	s.checkTemporal(r)
 	s.checkLedger(r)
 	s.checkLinks(r)
-	s.checkWebhooks(r)
+	s.webhooks(r)
 	if len(s.APIKeys) == 0 {
 		r("FANFARE_API_KEYS", "is missing; set it to the keys that publishers use, separated by commas")
 	}
@@ -196,7 +205,7 @@ func (s workerSettings) check(r report) {
 	s.checkTemporal(r)
 	s.checkLedger(r)
 	s.checkLinks(r)
-	s.checkEmail(r)
+	s.checkProviders(r)
 	if slices.ContainsFunc(s.RetryFast, func(d time.Duration) bool { return d <= 0 }) {
 		r("FANFARE_RETRY_FAST", "must hold only durations above zero, such as 1s,10s,2m")
 	}
@@ -235,8 +244,10 @@ func (s LedgerSettings) checkLedger(r report) {
 	if s.DoubtDeadline <= 0 {
 		r("FANFARE_DOUBT_DEADLINE", "must be above zero, such as 10m")
 	}
-	if s.DoubtEmail != ledger.Resend && s.DoubtEmail != ledger.Hold {
-		r("FANFARE_DOUBT_EMAIL", "must be resend (send once more, never twice) or hold (give up and keep)")
+	for name, policy := range map[string]ledger.Policy{"FANFARE_DOUBT_EMAIL": s.DoubtEmail, "FANFARE_DOUBT_SMS": s.DoubtSMS} {
+		if policy != ledger.Resend && policy != ledger.Hold {
+			r(name, "must be resend (send once more, never twice) or hold (give up and keep)")
+		}
 	}
 }
 
@@ -244,135 +255,12 @@ func (s LinkSettings) checkLinks(r report) {
 	if _, port, err := net.SplitHostPort(s.Listen); err != nil || port == "" {
 		r("FANFARE_LISTEN", "must be host:port, such as 127.0.0.1:8080")
 	}
-	if s.PublicURL != "" && !webAddress(s.PublicURL) {
-		r("FANFARE_PUBLIC_URL", "must be a whole http or https address, such as https://fanfare.example")
+	if s.PublicURL != "" && (!webAddress(s.PublicURL) || strings.ContainsAny(s.PublicURL, "?#@")) {
+		r("FANFARE_PUBLIC_URL", "must be a whole http or https address without a query, such as https://fanfare.example")
 	}
 	if s.Secret == "" {
 		r("FANFARE_SECRET", "is missing; set it to the same random text for server and worker, such as the output of `openssl rand -hex 32`")
 	}
-}
-
-// refused reports what a provider finds wrong with its settings.
-func (r report) refused(err error) {
-	var invalid *fanfare.InvalidError
-	if errors.As(err, &invalid) {
-		for _, v := range invalid.Violations {
-			r(v.Field, v.Detail)
-		}
-	}
-}
-
-// checkEmail asks the providers what they would refuse.
-func (s EmailSettings) checkEmail(r report) {
-	how, on := map[string]string{}, map[string]bool{}
-	for _, p := range s.emailProviders() {
-		how[p.name], on[p.name] = p.switchOn, p.on
-		if p.on {
-			_, err := p.sender(http.DefaultClient, slog.New(slog.DiscardHandler))
-			r.refused(err)
-		}
-	}
-	named := map[string]bool{}
-	for _, name := range s.EmailProviders {
-		name = strings.TrimSpace(name)
-		switch {
-		case how[name] == "":
-			r("FANFARE_EMAIL_PROVIDERS", fmt.Sprintf("names %q, which there is not; choose among %s", name, strings.Join(slices.Sorted(maps.Keys(how)), ", ")))
-		case named[name]:
-			r("FANFARE_EMAIL_PROVIDERS", "names "+name+" twice; name each once, the preferred one first")
-		case !on[name]:
-			r("FANFARE_EMAIL_PROVIDERS", "names "+name+", which has no credentials; "+how[name]+", or leave it out")
-		}
-		named[name] = true
-	}
-}
-
-func (s WebhookSettings) checkWebhooks(r report) {
-	for name, key := range s.webhookKeys() {
-		_, err := sendgrid.NewWebhook(name, key)
-		r.refused(err)
-	}
-}
-
-// emailProvider is one that email can be sent through. Its name is in records, and
-// does not change.
-type emailProvider struct {
-	name     string
-	on       bool // it has credentials
-	switchOn string
-	sender   func(hc *http.Client, log *slog.Logger) (activities.Sender, error)
-}
-
-// emailProviders are all there are, in the order in which they are used unless
-// FANFARE_EMAIL_PROVIDERS says otherwise.
-func (s EmailSettings) emailProviders() []emailProvider {
-	account := func(c sendgrid.Config) func(*http.Client, *slog.Logger) (activities.Sender, error) {
-		return func(hc *http.Client, _ *slog.Logger) (activities.Sender, error) { return sendgrid.New(c, hc) }
-	}
-	return []emailProvider{
-		{
-			"sendgrid", s.SendGridAPIKey != "", "set SENDGRID_API_KEY and SENDGRID_FROM",
-			account(sendgrid.Config{Name: "sendgrid", APIKey: s.SendGridAPIKey, BaseURL: s.SendGridBaseURL, From: s.SendGridFrom}),
-		},
-		{
-			"sendgrid-2", s.SendGrid2APIKey != "", "set SENDGRID_2_API_KEY and SENDGRID_2_FROM",
-			account(sendgrid.Config{Name: "sendgrid-2", APIKey: s.SendGrid2APIKey, BaseURL: s.SendGrid2BaseURL, From: s.SendGrid2From}),
-		},
-		{
-			"smtp", s.SMTPURL != "", "set SMTP_URL and SMTP_FROM",
-			func(_ *http.Client, log *slog.Logger) (activities.Sender, error) {
-				return smtp.New(smtp.Config{Name: "smtp", URL: s.SMTPURL, From: s.SMTPFrom, Log: log})
-			},
-		},
-	}
-}
-
-// emailSenders are the senders of email, the preferred one first, and the
-// providers that can be asked about a call: also those that nothing is sent through
-// any more, because calls of theirs may be in doubt.
-func (s EmailSettings) emailSenders(hc *http.Client, log *slog.Logger) ([]activities.Sender, map[string]activities.LookUp, error) {
-	var order []string
-	all, lookUps := map[string]activities.Sender{}, map[string]activities.LookUp{}
-	for _, p := range s.emailProviders() {
-		if !p.on {
-			continue
-		}
-		sender, err := p.sender(hc, log)
-		if err != nil {
-			return nil, nil, err
-		}
-		order, all[p.name] = append(order, p.name), sender
-		lookUps[p.name] = activities.NoLookUp{}
-		if asked, can := sender.(activities.LookUp); can {
-			lookUps[p.name] = asked
-		}
-	}
-	if len(s.EmailProviders) > 0 {
-		order = s.EmailProviders
-	}
-	senders := make([]activities.Sender, len(order))
-	for i, name := range order {
-		senders[i] = all[strings.TrimSpace(name)]
-	}
-	return senders, lookUps, nil
-}
-
-// webhooks are those that can be verified, by the name of their provider. What
-// checkWebhooks lets pass can.
-func (s WebhookSettings) webhooks() map[string]*sendgrid.Webhook {
-	on := map[string]*sendgrid.Webhook{}
-	for name, key := range s.webhookKeys() {
-		if webhook, err := sendgrid.NewWebhook(name, key); err == nil {
-			on[name] = webhook
-		}
-	}
-	return on
-}
-
-func (s WebhookSettings) webhookKeys() map[string]string {
-	keys := map[string]string{"sendgrid": s.SendGridWebhookKey, "sendgrid-2": s.SendGrid2WebhookKey}
-	maps.DeleteFunc(keys, func(_, key string) bool { return key == "" })
-	return keys
 }
 
 func webAddress(s string) bool {
@@ -392,17 +280,9 @@ func (s LinkSettings) publicURL() string {
 	return "http://" + net.JoinHostPort(host, port)
 }
 
-// channels are those with credentials.
-func (s EmailSettings) channels() []fanfare.Channel {
-	if !slices.ContainsFunc(s.emailProviders(), func(p emailProvider) bool { return p.on }) {
-		return nil
-	}
-	return []fanfare.Channel{fanfare.Email}
-}
-
 func (s LedgerSettings) ledgerConfig(channels []fanfare.Channel) ledger.Config {
 	return ledger.Config{
 		Channels: channels, Expires: s.Expires, DoubtDeadline: s.DoubtDeadline,
-		DoubtPolicy: map[fanfare.Channel]ledger.Policy{fanfare.Email: s.DoubtEmail},
+		DoubtPolicy: map[fanfare.Channel]ledger.Policy{fanfare.Email: s.DoubtEmail, fanfare.SMS: s.DoubtSMS},
 	}
 }

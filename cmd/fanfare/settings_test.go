@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"log/slog"
@@ -20,7 +21,10 @@ import (
 	"github.com/fanfare-dev/fanfare/ledger"
 )
 
-const hidden = "hush-hush"
+const (
+	hidden      = "hush-hush"
+	hiddenToken = "hushhush"
+)
 
 // secrets are settings in which every secret is the word hidden.
 func secrets() map[string]string {
@@ -45,11 +49,27 @@ func everyEmail(environ map[string]string) map[string]string {
 	return environ
 }
 
+// bothTwilios adds two accounts for SMS. A token is letters and digits.
+func bothTwilios(environ map[string]string) map[string]string {
+	maps.Copy(environ, map[string]string{
+		"TWILIO_ACCOUNT_SID": "AC1", "TWILIO_AUTH_TOKEN": hiddenToken, "TWILIO_FROM": "+34911234567",
+		"TWILIO_2_ACCOUNT_SID": "AC2", "TWILIO_2_AUTH_TOKEN": hiddenToken, "TWILIO_2_FROM": "MG2",
+	})
+	return environ
+}
+
 // aPublicKey is as SendGrid shows it.
 const aPublicKey = "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE83T4O/n84iotIvIW4mdBgQ/7dAfSmpqIM8kF9mN1flpVKS3GRqe62gw+2fNNRaINXvVpiglSI8eNEc6wEA3F+g=="
 
 func with(environ map[string]string, name, value string) map[string]string {
 	environ[name] = value
+	return environ
+}
+
+func without(environ map[string]string, names ...string) map[string]string {
+	for _, name := range names {
+		delete(environ, name)
+	}
 	return environ
 }
 
@@ -62,6 +82,7 @@ func problemsOf[T interface{ check(report) }](t *testing.T, environ map[string]s
 	var bad *settingsError
 	require.ErrorAs(t, err, &bad)
 	require.NotContains(t, err.Error(), hidden)
+	require.NotContains(t, err.Error(), hiddenToken)
 	names := []string{}
 	for _, p := range bad.problems {
 		require.NotEmpty(t, p.Detail)
@@ -80,7 +101,7 @@ func TestSettingsHaveDefaults(t *testing.T) {
 	require.Equal(t, []time.Duration{time.Second, 3 * time.Second, 10 * time.Second, 30 * time.Second, 2 * time.Minute}, s.RetryFast)
 	require.Equal(t, ledger.Config{
 		Channels: []fanfare.Channel{fanfare.Email}, Expires: 24 * time.Hour, DoubtDeadline: 10 * time.Minute,
-		DoubtPolicy: map[fanfare.Channel]ledger.Policy{fanfare.Email: ledger.Resend},
+		DoubtPolicy: map[fanfare.Channel]ledger.Policy{fanfare.Email: ledger.Resend, fanfare.SMS: ledger.Hold},
 		Ladder: []time.Duration{
 			time.Second, 3 * time.Second, 10 * time.Second, 30 * time.Second, 2 * time.Minute, 10 * time.Minute, 30 * time.Minute, time.Hour,
 		},
@@ -95,7 +116,7 @@ func TestSettingsAreRead(t *testing.T) {
 	t.Parallel()
 	environ := secrets()
 	maps.Copy(environ, map[string]string{
-		"FANFARE_LISTEN": "0.0.0.0:9000", "FANFARE_RETRY_FAST": "2s, 5m", "FANFARE_RETRY_SLOW": "90m", "FANFARE_DOUBT_EMAIL": "hold", "FANFARE_DOUBT_DEADLINE": " 90s ",
+		"FANFARE_LISTEN": "0.0.0.0:9000", "FANFARE_RETRY_FAST": "2s, 5m", "FANFARE_RETRY_SLOW": "90m", "FANFARE_DOUBT_EMAIL": "hold", "FANFARE_DOUBT_SMS": "resend", "FANFARE_DOUBT_DEADLINE": " 90s ",
 		"FANFARE_EXPIRES": "", "FANFARE_TEMPORAL_NAMESPACE": "other",
 	})
 	w, err := load[workerSettings](environ)
@@ -103,7 +124,7 @@ func TestSettingsAreRead(t *testing.T) {
 	require.Equal(t, "http://127.0.0.1:9000", w.publicURL())
 	require.Equal(t, []time.Duration{2 * time.Second, 5 * time.Minute}, w.RetryFast)
 	require.Equal(t, []time.Duration{2 * time.Second, 5 * time.Minute, 90 * time.Minute}, w.ledgerConfig().Ladder)
-	require.Equal(t, ledger.Hold, w.DoubtEmail)
+	require.Equal(t, map[fanfare.Channel]ledger.Policy{fanfare.Email: ledger.Hold, fanfare.SMS: ledger.Resend}, w.ledgerConfig().DoubtPolicy)
 	require.Equal(t, 90*time.Second, w.DoubtDeadline)
 	require.Equal(t, 24*time.Hour, w.Expires, "an empty value is none")
 	require.Equal(t, "other", w.TemporalNamespace)
@@ -118,21 +139,24 @@ func TestSettingsReportEverythingAtOnce(t *testing.T) {
 	t.Parallel()
 	wrong := map[string]string{
 		"FANFARE_DATABASE_URL": "postgres://u:" + hidden + "@h:99999/x", "FANFARE_TEMPORAL_ADDRESS": "localhost", "FANFARE_EXPIRES": "a day",
-		"FANFARE_DOUBT_EMAIL": "maybe", "FANFARE_DOUBT_DEADLINE": "-1s", "FANFARE_LISTEN": "8080", "FANFARE_PUBLIC_URL": "fanfare.example",
+		"FANFARE_DOUBT_EMAIL": "maybe", "FANFARE_DOUBT_SMS": "never", "FANFARE_DOUBT_DEADLINE": "-1s", "FANFARE_LISTEN": "8080", "FANFARE_PUBLIC_URL": "fanfare.example",
 		"FANFARE_RETRY_FAST": "1s,soon", "SENDGRID_API_KEY": hidden + " " + hidden, "SENDGRID_BASE_URL": "ftp://x", "SENDGRID_FROM": "nobody",
 		"FANFARE_TEMPORAL_UI_URL": "8233", "FANFARE_API_KEYS": hidden + ",,", "FANFARE_API_URL": "localhost:8080",
 		"FANFARE_RETRY_SLOW": "1m,-1h", "SENDGRID_2_API_KEY": hidden + " " + hidden, "SENDGRID_2_BASE_URL": "ftp://x", "SENDGRID_2_FROM": "nobody",
 		"SMTP_URL": "http://u:" + hidden + "@relay.example", "SMTP_FROM": "nobody", "FANFARE_EMAIL_PROVIDERS": "pigeon",
 		"SENDGRID_WEBHOOK_PUBLIC_KEY": "x", "SENDGRID_2_WEBHOOK_PUBLIC_KEY": aPublicKey[1:],
+		"TWILIO_ACCOUNT_SID": "SK1", "TWILIO_AUTH_TOKEN": hidden, "TWILIO_FROM": "us", "TWILIO_BASE_URL": "ftp://x", "FANFARE_SMS_PROVIDERS": "pigeon",
+		"TWILIO_2_AUTH_TOKEN": hiddenToken,
 	}
 	database := []string{"FANFARE_DATABASE_URL"}
-	books := []string{"FANFARE_DATABASE_URL", "FANFARE_DOUBT_DEADLINE", "FANFARE_DOUBT_EMAIL", "FANFARE_EXPIRES"}
+	books := []string{"FANFARE_DATABASE_URL", "FANFARE_DOUBT_DEADLINE", "FANFARE_DOUBT_EMAIL", "FANFARE_DOUBT_SMS", "FANFARE_EXPIRES"}
 	links := []string{"FANFARE_LISTEN", "FANFARE_PUBLIC_URL", "FANFARE_SECRET", "FANFARE_TEMPORAL_ADDRESS"}
 	providers := []string{
 		"FANFARE_EMAIL_PROVIDERS", "SENDGRID_API_KEY", "SENDGRID_BASE_URL", "SENDGRID_FROM",
 		"SENDGRID_2_API_KEY", "SENDGRID_2_BASE_URL", "SENDGRID_2_FROM", "SMTP_URL", "SMTP_FROM",
+		"FANFARE_SMS_PROVIDERS", "TWILIO_ACCOUNT_SID", "TWILIO_AUTH_TOKEN", "TWILIO_FROM", "TWILIO_BASE_URL", "TWILIO_2_ACCOUNT_SID", "TWILIO_2_FROM",
 	}
-	webhooks := []string{"SENDGRID_WEBHOOK_PUBLIC_KEY", "SENDGRID_2_WEBHOOK_PUBLIC_KEY"}
+	webhooks := []string{"SENDGRID_WEBHOOK_PUBLIC_KEY", "SENDGRID_2_WEBHOOK_PUBLIC_KEY", "TWILIO_AUTH_TOKEN"}
 
 	require.Equal(t, database, problemsOf[migrateSettings](t, wrong))
 	require.Equal(t, append(books, "FANFARE_TEMPORAL_ADDRESS"), problemsOf[operatorSettings](t, wrong))
@@ -156,15 +180,26 @@ func TestSettingsThatAreMissing(t *testing.T) {
 	require.Equal(t, []string{"SENDGRID_FROM"}, problemsOf[workerSettings](t, with(secrets(), "SENDGRID_FROM", "")))
 	require.Nil(t, problemsOf[serverSettings](t, with(secrets(), "SENDGRID_FROM", "")), "the server sends nothing")
 	require.Nil(t, problemsOf[workerSettings](t, with(secrets(), "SENDGRID_API_KEY", "")), "email is off")
+	for _, setting := range []string{"TWILIO_ACCOUNT_SID", "TWILIO_AUTH_TOKEN", "TWILIO_FROM", "TWILIO_2_ACCOUNT_SID", "TWILIO_2_AUTH_TOKEN", "TWILIO_2_FROM"} {
+		require.Equal(t, []string{setting}, problemsOf[workerSettings](t, with(bothTwilios(secrets()), setting, "")))
+	}
+	require.Nil(t, problemsOf[workerSettings](t, without(bothTwilios(secrets()), "TWILIO_ACCOUNT_SID", "TWILIO_AUTH_TOKEN")), "a sender alone turns nothing on")
+	require.Equal(t, []string{"TWILIO_AUTH_TOKEN"}, problemsOf[serverSettings](t, without(bothTwilios(secrets()), "TWILIO_AUTH_TOKEN")), "nobody could sign")
+	for _, odd := range []string{"https://blog.example/?x=1", "https://blog.example/#x", "https://me@blog.example", "blog.example"} {
+		require.Equal(t, []string{"FANFARE_PUBLIC_URL"}, problemsOf[workerSettings](t, with(bothTwilios(secrets()), "FANFARE_PUBLIC_URL", odd)), "once")
+		require.Equal(t, []string{"FANFARE_PUBLIC_URL"}, problemsOf[serverSettings](t, with(bothTwilios(secrets()), "FANFARE_PUBLIC_URL", odd)), "once")
+	}
 	require.Equal(t, []string{"FANFARE_RETRY_FAST"}, problemsOf[workerSettings](t, with(secrets(), "FANFARE_RETRY_FAST", "1s,0s")))
 	require.Equal(t, []string{"FANFARE_RETRY_FAST"}, problemsOf[workerSettings](t, with(secrets(), "FANFARE_RETRY_FAST", ",")))
 	require.Equal(t, []string{"FANFARE_RETRY_SLOW"}, problemsOf[workerSettings](t, with(secrets(), "FANFARE_RETRY_SLOW", "0s")))
 	require.Equal(t, []string{"FANFARE_RETRY_SLOW"}, problemsOf[workerSettings](t, with(secrets(), "FANFARE_RETRY_SLOW", "10m,later")))
 }
 
-func TestProvidersOfEmailAreInOrder(t *testing.T) {
+func TestProvidersAreInOrder(t *testing.T) {
 	t.Parallel()
+	noEmail := func() map[string]string { return with(secrets(), "SENDGRID_API_KEY", "") }
 	for name, tc := range map[string]struct {
+		channel fanfare.Channel // or email
 		environ map[string]string
 		asked   []string
 		order   []string
@@ -178,6 +213,13 @@ func TestProvidersOfEmailAreInOrder(t *testing.T) {
 		"chosen":                   {environ: with(everyEmail(secrets()), "FANFARE_EMAIL_PROVIDERS", "smtp, sendgrid-2 ,sendgrid"), order: []string{"smtp", "sendgrid-2", "sendgrid"}, lookUps: []string{"sendgrid", "sendgrid-2"}},
 		"those left out are asked": {environ: with(everyEmail(secrets()), "FANFARE_EMAIL_PROVIDERS", "smtp"), order: []string{"smtp"}, lookUps: []string{"sendgrid", "sendgrid-2"}},
 		"asked for":                {environ: secrets(), asked: []string{"email"}, order: []string{"sendgrid"}, lookUps: []string{"sendgrid"}},
+		"no SMS":                   {channel: fanfare.SMS, environ: secrets(), lookUps: []string{"sendgrid"}},
+		"SMS alone":                {channel: fanfare.SMS, environ: bothTwilios(noEmail()), order: []string{"twilio", "twilio-2"}, lookUps: []string{"twilio", "twilio-2"}},
+		"the second Twilio":        {channel: fanfare.SMS, environ: without(bothTwilios(secrets()), "TWILIO_ACCOUNT_SID", "TWILIO_AUTH_TOKEN"), order: []string{"twilio-2"}, lookUps: []string{"sendgrid", "twilio-2"}},
+		"chosen Twilios":           {channel: fanfare.SMS, environ: with(bothTwilios(noEmail()), "FANFARE_SMS_PROVIDERS", "twilio-2, twilio"), order: []string{"twilio-2", "twilio"}, lookUps: []string{"twilio", "twilio-2"}},
+		"SMS asked for":            {channel: fanfare.SMS, environ: bothTwilios(secrets()), asked: []string{"sms"}, order: []string{"twilio", "twilio-2"}, lookUps: []string{"sendgrid", "twilio", "twilio-2"}},
+		"email beside SMS":         {environ: bothTwilios(secrets()), order: []string{"sendgrid"}, lookUps: []string{"sendgrid", "twilio", "twilio-2"}},
+		"SMS served by none":       {channel: fanfare.Push, environ: bothTwilios(secrets()), lookUps: []string{"sendgrid", "twilio", "twilio-2"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -186,11 +228,15 @@ func TestProvidersOfEmailAreInOrder(t *testing.T) {
 			cfg, err := s.providers(tc.asked, http.DefaultClient, slog.New(slog.DiscardHandler))
 			require.NoError(t, err)
 			var order []string
-			for _, sender := range cfg.Senders[fanfare.Email] {
+			channel := cmp.Or(tc.channel, fanfare.Email)
+			for _, sender := range cfg.Senders[channel] {
 				order = append(order, sender.Name())
 			}
 			require.Equal(t, tc.order, order)
-			require.Equal(t, len(tc.order) > 0, slices.Contains(s.channels(), fanfare.Email))
+			if len(tc.asked) > 0 {
+				require.Len(t, cfg.Senders, len(tc.asked), "only what was asked for is served")
+			}
+			require.Equal(t, len(tc.order) > 0, slices.Contains(s.channels(), channel))
 			var lookUps []string // of the others it is known that they offer none
 			for _, name := range slices.Sorted(maps.Keys(cfg.LookUps)) {
 				if cfg.LookUps[name] != (activities.NoLookUp{}) {
@@ -230,28 +276,50 @@ func TestProvidersOfEmailThatCannotBe(t *testing.T) {
 	}
 }
 
+func TestProvidersOfSMSThatCannotBe(t *testing.T) {
+	t.Parallel()
+	for list, want := range map[string]string{
+		"sendgrid":      `FANFARE_SMS_PROVIDERS names "sendgrid", which there is not; choose among twilio, twilio-2`,
+		"twilio,twilio": "names twilio twice",
+		"twilio-2":      "names twilio-2, which has no credentials; set TWILIO_2_ACCOUNT_SID, TWILIO_2_AUTH_TOKEN and TWILIO_2_FROM, or leave it out",
+	} {
+		environ := without(bothTwilios(secrets()), "TWILIO_2_ACCOUNT_SID", "TWILIO_2_AUTH_TOKEN")
+		_, err := load[workerSettings](with(environ, "FANFARE_SMS_PROVIDERS", list))
+		require.ErrorContains(t, err, want, list)
+	}
+}
+
 func TestWebhooksAreThoseWithAKey(t *testing.T) {
 	t.Parallel()
-	for _, names := range [][]string{nil, {"sendgrid"}, {"sendgrid-2"}, {"sendgrid", "sendgrid-2"}} {
+	keys := map[string]func(map[string]string){
+		"sendgrid":   func(e map[string]string) { e["SENDGRID_WEBHOOK_PUBLIC_KEY"] = " " + aPublicKey + "\n" },
+		"sendgrid-2": func(e map[string]string) { e["SENDGRID_2_WEBHOOK_PUBLIC_KEY"] = aPublicKey },
+		"twilio":     func(e map[string]string) { e["TWILIO_ACCOUNT_SID"], e["TWILIO_AUTH_TOKEN"] = "AC1", hiddenToken },
+		"twilio-2":   func(e map[string]string) { e["TWILIO_2_ACCOUNT_SID"], e["TWILIO_2_AUTH_TOKEN"] = "AC2", hiddenToken },
+	}
+	for _, names := range [][]string{nil, {"sendgrid"}, {"sendgrid-2"}, {"sendgrid", "sendgrid-2"}, {"twilio"}, {"twilio-2"}, {"sendgrid", "sendgrid-2", "twilio", "twilio-2"}} {
 		environ := secrets()
 		for _, name := range names {
-			environ[map[string]string{"sendgrid": "SENDGRID_WEBHOOK_PUBLIC_KEY", "sendgrid-2": "SENDGRID_2_WEBHOOK_PUBLIC_KEY"}[name]] = " " + aPublicKey + "\n"
+			keys[name](environ)
 		}
 		s, err := load[serverSettings](environ)
 		require.NoError(t, err)
-		require.Equal(t, names, slices.Sorted(maps.Keys(s.webhooks())))
+		require.Equal(t, names, slices.Sorted(maps.Keys(s.webhooks(nil))))
+		for name := range keys {
+			require.Contains(t, turnOnWebhook, name)
+		}
 	}
 }
 
 func TestSecretsAreRedactedHoweverTheyArePrinted(t *testing.T) {
 	t.Parallel()
-	server, err := load[serverSettings](everyEmail(secrets()))
+	server, err := load[serverSettings](bothTwilios(everyEmail(secrets())))
 	require.NoError(t, err)
-	worker, err := load[workerSettings](everyEmail(secrets()))
+	worker, err := load[workerSettings](bothTwilios(everyEmail(secrets())))
 	require.NoError(t, err)
 	client, err := load[clientSettings](secrets())
 	require.NoError(t, err)
-	for _, s := range []any{server, worker, client, &server, server.EmailSettings, migrateSettings{server.DatabaseSettings}, operatorSettings{DatabaseSettings: server.DatabaseSettings}} {
+	for _, s := range []any{server, worker, client, &server, server.EmailSettings, server.SMSSettings, migrateSettings{server.DatabaseSettings}, operatorSettings{DatabaseSettings: server.DatabaseSettings}} {
 		var text, asJSON bytes.Buffer
 		slog.New(slog.NewTextHandler(&text, nil)).Info("settings", "all", s)
 		slog.New(slog.NewJSONHandler(&asJSON, nil)).Info("settings", "all", s)
@@ -262,6 +330,7 @@ func TestSecretsAreRedactedHoweverTheyArePrinted(t *testing.T) {
 		} {
 			require.Contains(t, printed, "redacted")
 			require.NotContains(t, printed, hidden)
+			require.NotContains(t, printed, hiddenToken)
 		}
 	}
 }
@@ -292,6 +361,9 @@ func TestWrongSettingsEndWithTwo(t *testing.T) {
 	got := command(t, with(secrets(), "SENDGRID_API_KEY", ""), "", "worker", "--channels", "email")
 	require.Equal(t, 2, got.code)
 	require.Contains(t, got.err, "--channels email: it is switched off; set SENDGRID_API_KEY and SENDGRID_FROM")
+	got = command(t, secrets(), "", "worker", "--channels", "sms")
+	require.Equal(t, 2, got.code)
+	require.Contains(t, got.err, "--channels sms: it is switched off; set TWILIO_ACCOUNT_SID, TWILIO_AUTH_TOKEN and TWILIO_FROM")
 	got = command(t, secrets(), "", "worker", "--channels", "fax")
 	require.Equal(t, 2, got.code)
 	require.Contains(t, got.err, "--channels fax: there is no such channel")

@@ -3,13 +3,16 @@ package main
 import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
+	"crypto/hmac"
 	"crypto/rand"
+	"crypto/sha1"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/base64"
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 	"testing"
@@ -68,4 +71,21 @@ func TestServerTakesSignedEvents(t *testing.T) {
 	require.Equal(t, http.StatusNotFound, status)
 	require.Contains(t, answer, "set SENDGRID_2_WEBHOOK_PUBLIC_KEY")
 	require.NotContains(t, server.err.String(), "ada@")
+}
+
+// answerSMS posts what Ada answers, as Twilio does, signed with the token.
+func answerSMS(t *testing.T, environ map[string]string, body string) (status int) {
+	t.Helper()
+	at := environ["FANFARE_API_URL"] + "/webhooks/twilio"
+	form := url.Values{"MessageSid": {"SM" + rand.Text()}, "From": {"+34612345678"}, "To": {environ["TWILIO_FROM"]}, "Body": {body}}
+	mac := hmac.New(sha1.New, []byte(environ["TWILIO_AUTH_TOKEN"]))
+	mac.Write([]byte(at + "Body" + body + "From" + form.Get("From") + "MessageSid" + form.Get("MessageSid") + "To" + form.Get("To")))
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, at, strings.NewReader(form.Encode()))
+	require.NoError(t, err)
+	request.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	request.Header.Set("X-Twilio-Signature", base64.StdEncoding.EncodeToString(mac.Sum(nil)))
+	response, err := http.DefaultClient.Do(request)
+	require.NoError(t, err)
+	defer response.Body.Close()
+	return response.StatusCode
 }

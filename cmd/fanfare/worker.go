@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
 	"slices"
 	"time"
@@ -43,10 +44,13 @@ take over what it held.
 Settings: FANFARE_DATABASE_URL, FANFARE_SECRET are needed;
 FANFARE_TEMPORAL_ADDRESS (127.0.0.1:7233), FANFARE_TEMPORAL_NAMESPACE (fanfare),
 FANFARE_PUBLIC_URL, FANFARE_RETRY_FAST (1s,3s,10s,30s,2m), FANFARE_RETRY_SLOW
-(10m,30m,1h), FANFARE_EMAIL_PROVIDERS, FANFARE_EXPIRES (24h),
-FANFARE_DOUBT_EMAIL (resend or hold), FANFARE_DOUBT_DEADLINE (10m).
+(10m,30m,1h), FANFARE_EMAIL_PROVIDERS, FANFARE_SMS_PROVIDERS, FANFARE_EXPIRES
+(24h), FANFARE_DOUBT_EMAIL, FANFARE_DOUBT_SMS (resend or hold),
+FANFARE_DOUBT_DEADLINE (10m).
 Email is on where SENDGRID_API_KEY and SENDGRID_FROM are set, or those of a second
-account, SENDGRID_2_API_KEY and SENDGRID_2_FROM, or SMTP_URL and SMTP_FROM.`,
+account, SENDGRID_2_API_KEY and SENDGRID_2_FROM, or SMTP_URL and SMTP_FROM. SMS is
+on where TWILIO_ACCOUNT_SID, TWILIO_AUTH_TOKEN and TWILIO_FROM are set, or those of a
+second account, which begin with TWILIO_2_.`,
 		Example: "  fanfare worker --channels email",
 		Args:    cobra.NoArgs,
 		RunE: does(func(cmd *cobra.Command, _ []string) error {
@@ -136,9 +140,9 @@ func stopped(err error) error {
 }
 
 // providers are the senders of the channels asked for, or of all that have
-// credentials. A new provider of email is one more entry in emailProviders.
+// credentials.
 func (s workerSettings) providers(asked []string, hc *http.Client, log *slog.Logger) (worker.Config, error) {
-	cfg := worker.Config{Senders: map[fanfare.Channel][]activities.Sender{}}
+	cfg := worker.Config{Senders: map[fanfare.Channel][]activities.Sender{}, LookUps: map[string]activities.LookUp{}}
 	on := s.channels()
 	for _, name := range asked {
 		if !slices.Contains(on, fanfare.Channel(name)) {
@@ -152,13 +156,15 @@ func (s workerSettings) providers(asked []string, hc *http.Client, log *slog.Log
 	if len(on) == 0 {
 		log.Warn("no channel has credentials, nothing will be sent", "do", switchOn[fanfare.Email])
 	}
-	email, lookUps, err := s.emailSenders(hc, log)
-	if err != nil {
-		return cfg, err
-	}
-	cfg.LookUps = lookUps // whatever was asked for: every worker reconciles every channel
-	if slices.Contains(on, fanfare.Email) && (len(asked) == 0 || slices.Contains(asked, string(fanfare.Email))) {
-		cfg.Senders[fanfare.Email] = email
+	for _, o := range s.offers() {
+		senders, lookUps, err := o.senders(hc, log)
+		if err != nil {
+			return cfg, err
+		}
+		maps.Copy(cfg.LookUps, lookUps) // whatever was asked for: every worker reconciles every channel
+		if o.on() && (len(asked) == 0 || slices.Contains(asked, string(o.channel))) {
+			cfg.Senders[o.channel] = senders
+		}
 	}
 	return cfg, nil
 }
