@@ -26,6 +26,12 @@ func soon() string { return time.Now().Add(2 * time.Second).UTC().Format(time.RF
 // none at all is tried again, as a client does.
 func (st *stack) send(method, path, contentType string, body []byte) (int, []byte) {
 	st.t.Helper()
+	return st.sendAs("e2e-key", method, path, contentType, body)
+}
+
+// sendAs does so with a key or a token.
+func (st *stack) sendAs(bearer, method, path, contentType string, body []byte) (int, []byte) {
+	st.t.Helper()
 	var status int
 	var answer []byte
 	require.Eventually(st.t, func() bool {
@@ -33,7 +39,7 @@ func (st *stack) send(method, path, contentType string, body []byte) (int, []byt
 		if err != nil {
 			return false
 		}
-		request.Header.Set("Authorization", "Bearer e2e-key")
+		request.Header.Set("Authorization", "Bearer "+bearer)
 		request.Header.Set("Content-Type", contentType)
 		response, err := http.DefaultClient.Do(request)
 		if err != nil {

@@ -34,6 +34,12 @@ import (
 // speed: machines are shared and slow.
 const patience = 4 * time.Minute
 
+// account and token are the sandbox's of Twilio.
+const (
+	account = "AC00000000000000000000000000000000"
+	token   = "e2etokenofthirtytwocharacters000"
+)
+
 // binary is the plain binary; `make test` builds it first.
 const binary = "../bin/fanfare"
 
@@ -41,19 +47,20 @@ func TestMain(m *testing.M) { os.Exit(localtest.Main(m)) }
 
 // stack is everything that one test runs.
 type stack struct {
-	t         *testing.T
-	env       []string
-	database  string
-	api       string
-	listen    string
-	batchSize int
-	temporal  *local.Temporal
-	where     local.TemporalConfig
-	sandbox   *sandbox.Sandbox
-	second    *sandbox.Sandbox // the second account; nil: none
-	workers   []*local.Process
-	server    *local.Process
-	output    *output
+	t          *testing.T
+	env        []string
+	database   string
+	api        string
+	listen     string
+	batchSize  int
+	temporal   *local.Temporal
+	where      local.TemporalConfig
+	sandbox    *sandbox.Sandbox
+	sandboxURL string           // of the one started last
+	second     *sandbox.Sandbox // the second account; nil: none
+	workers    []*local.Process
+	server     *local.Process
+	output     *output
 }
 
 // setup is what differs between tests.
@@ -66,6 +73,7 @@ type setup struct {
 	temporalDown bool // Temporal is not there yet
 	webhooks     bool // the sandbox reports what becomes of the mail
 	second       bool // there is a second account, at a sandbox of its own
+	channels     bool // SMS and push are on too
 }
 
 // start starts everything that a test needs.
@@ -113,6 +121,10 @@ func freePort(t *testing.T) int {
 func (st *stack) startSandboxes(s setup) {
 	st.t.Helper()
 	st.sandbox = st.startSandbox("SENDGRID_", "sendgrid", s.webhooks)
+	if s.channels {
+		st.env = append(st.env, "TWILIO_ACCOUNT_SID="+account, "TWILIO_AUTH_TOKEN="+token, "TWILIO_FROM=+15005550006", "TWILIO_BASE_URL="+st.sandboxURL,
+			"FCM_PROJECT_ID=fanfare-e2e", "FCM_BASE_URL="+st.sandboxURL)
+	}
 	if s.second {
 		st.second = st.startSandbox("SENDGRID_2_", "sendgrid-2", s.webhooks)
 	}
@@ -125,12 +137,14 @@ func (st *stack) startSandbox(prefix, name string, webhooks bool) *sandbox.Sandb
 	if webhooks {
 		config.Webhook = sandbox.Webhook{URL: st.api + "/webhooks/" + name, Key: sandbox.NewWebhookKey()}
 	}
+	config.Twilio = sandbox.Twilio{AccountSID: account, AuthToken: token, InboundURL: st.api + "/webhooks/twilio"}
 	one := sandbox.New(config)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(st.t, err)
 	ctx, cancel := context.WithCancel(context.WithoutCancel(st.t.Context()))
 	go func() { _ = one.Serve(ctx, listener) }()
 	st.t.Cleanup(cancel)
+	st.sandboxURL = "http://" + listener.Addr().String()
 	st.env = append(st.env, prefix+"API_KEY=SG.e2e", prefix+"FROM=Fanfare <news@fanfare.example>", prefix+"BASE_URL=http://"+listener.Addr().String())
 	if webhooks {
 		st.env = append(st.env, prefix+"WEBHOOK_PUBLIC_KEY="+one.PublicKey())
