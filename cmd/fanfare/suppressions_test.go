@@ -24,7 +24,9 @@ func TestSuppressions(t *testing.T) {
 		"POST /v1/suppressions/lift":   {{http.StatusNoContent, nil}},
 		"POST /v1/suppressions/import": {{http.StatusOK, fanfare.ImportReport{Created: 1, Unchanged: 1, RejectedCount: 1, Rejected: []fanfare.RejectedLine{{Line: 3, Error: "has no address"}}}}},
 	})
-	run := func(args string, stdin string) result { return command(t, s.environ(), stdin, strings.Fields("suppressions "+args)...) }
+	run := func(args, stdin string) result {
+		return command(t, s.environ(), stdin, strings.Fields("suppressions "+args)...)
+	}
 
 	got := run("list --channel push --address TEST1", "")
 	require.Equal(t, 0, got.code, got.err)
