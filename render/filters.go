@@ -296,7 +296,7 @@ var wide = regexp.MustCompile(`\d{3,}`)
 func date(value any, format func(string) string) (string, error) {
 	pattern := format("%a, %b %d, %y")
 	if wide.MatchString(pattern) {
-		return "", wrong("the filter date is given a width of more than two digits")
+		return "", wrong("is given a width of more than two digits")
 	}
 	var at time.Time
 	switch v := value.(type) {
@@ -312,7 +312,7 @@ func date(value any, format func(string) string) (string, error) {
 		}
 		parsed, err := values.ParseDate(v)
 		if err != nil {
-			return "", wrong("the filter date cannot read such a date; write it as 2026-01-31 or 2026-01-31T08:00:00Z")
+			return "", wrong("cannot read such a date; write it as 2026-01-31 or 2026-01-31T08:00:00Z")
 		}
 		at = parsed
 	default:

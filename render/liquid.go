@@ -144,8 +144,9 @@ func plain(err error) error {
 	case errors.As(err, &wrong):
 		return wrong
 	case errors.As(err, &filter):
-		if errors.As(filter.Err, &wrong) {
-			return wrong
+		var count *values.CallParityError
+		if errors.As(filter.Err, &wrong) || errors.As(filter.Err, &count) {
+			return fmt.Errorf("the filter %s: %w", filter.FilterName, filter.Err)
 		}
 		return fmt.Errorf("the filter %s cannot take such a value", filter.FilterName)
 	case errors.As(err, &kind):

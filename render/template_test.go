@@ -296,6 +296,7 @@ func TestTemplateIsBounded(t *testing.T) {
 		"wide words":          {"{{ 'abc' | truncatewords: 2000 }}", "the filter truncatewords cannot take"},
 		"number too large":    {"{{ 99999999999999999999 }}", "another kind"},
 		"division by zero":    {"{{ 1 | divided_by: 0 }}", "divided_by"},
+		"too many arguments":  {"{{ 'a' | upcase: 1, 2, 3 }}", "the filter upcase: wrong number of arguments (given 3, expected 1)"},
 		"text as a number":    {"{{ 'secret' | plus: 1 }}", "another kind"},
 		"spoofed loop":        {"{% assign forloop = 1 %}{% cycle 'a' %}", "another kind"},
 		"our filter":          {"{{ 1 | _out: 2 }}", "no filter _out"},

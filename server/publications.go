@@ -232,16 +232,13 @@ func checkContent(content fanfare.Content) []fanfare.Violation {
 			add("url", "must be a whole http or https address")
 		}
 	}
-	data, err := json.Marshal(content.Data)
-	if err != nil || len(content.Data) == 0 {
-		data = nil
-	}
+	data := plainJSON(content.Data)
 	if holdsNUL(content.Data) {
 		add("data", "must not contain a NUL character")
 	}
 	largest, size, all := "", 0, 0
 	for _, part := range []struct{ field, text string }{
-		{"title", content.Title}, {"url", content.URL}, {"summary", content.Summary}, {"body", content.Body}, {"data", string(data)},
+		{"title", content.Title}, {"url", content.URL}, {"summary", content.Summary}, {"body", content.Body}, {"data", data},
 	} {
 		all += len(part.text)
 		if len(part.text) > size {
@@ -255,6 +252,18 @@ func checkContent(content fanfare.Content) []fanfare.Violation {
 		add(largest, fmt.Sprintf("is too large: content has %d bytes, at most %d are allowed", all, maxContent))
 	}
 	return violations
+}
+
+// plainJSON is data as its publisher would write it: json.Marshal makes six bytes of a
+// "<". No data is nothing.
+func plainJSON(data map[string]any) string {
+	var b strings.Builder
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	if len(data) == 0 || e.Encode(data) != nil {
+		return ""
+	}
+	return b.String()
 }
 
 // holdsNUL finds the one character that PostgreSQL does not keep.

@@ -291,8 +291,8 @@ func (a *app) templatesTestCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "test NAME --channel CHANNEL --subscriber ID",
 		Short: "Send a template to one subscriber",
-		Long: `Sends a template's latest version to one subscriber, as a publication to the topic
-test:ID, which is made for it. "fanfare status" shows what became of it.`,
+		Long: `Sends a template's latest version to one subscriber, as a publication to a topic
+that is made for it. "fanfare status" shows what became of it.`,
 		Args: cobra.ExactArgs(1),
 		RunE: does(func(cmd *cobra.Command, args []string) error {
 			data, err := readData(given)
