@@ -90,7 +90,7 @@ func (s SMSSettings) twilio(publicURL string) []twilio.Config {
 	}
 }
 
-// channels are those with credentials.
+// channels are those with credentials, and in-app, which needs none.
 func (s ProviderSettings) channels() []fanfare.Channel {
 	var on []fanfare.Channel
 	for _, o := range s.offers() {
@@ -98,7 +98,7 @@ func (s ProviderSettings) channels() []fanfare.Channel {
 			on = append(on, o.channel)
 		}
 	}
-	return on
+	return append(on, fanfare.InApp)
 }
 
 // refused reports what a provider finds wrong with its settings. What all providers

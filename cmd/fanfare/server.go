@@ -56,7 +56,7 @@ FANFARE_TEMPORAL_ADDRESS, FANFARE_TEMPORAL_NAMESPACE, FANFARE_TEMPORAL_UI_URL.
 Email is on where SENDGRID_API_KEY is set; SendGrid's events are taken in at
 /webhooks/sendgrid where SENDGRID_WEBHOOK_PUBLIC_KEY is. SMS is on where
 TWILIO_ACCOUNT_SID and TWILIO_AUTH_TOKEN are set; Twilio calls /webhooks/twilio, at
-FANFARE_PUBLIC_URL.`,
+FANFARE_PUBLIC_URL. In-app is always on.`,
 		Example: "  fanfare server --migrate",
 		Args:    cobra.NoArgs,
 		RunE: does(func(cmd *cobra.Command, _ []string) error {

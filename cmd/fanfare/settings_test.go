@@ -100,7 +100,7 @@ func TestSettingsHaveDefaults(t *testing.T) {
 	require.Equal(t, "http://127.0.0.1:8080", s.publicURL())
 	require.Equal(t, []time.Duration{time.Second, 3 * time.Second, 10 * time.Second, 30 * time.Second, 2 * time.Minute}, s.RetryFast)
 	require.Equal(t, ledger.Config{
-		Channels: []fanfare.Channel{fanfare.Email}, Expires: 24 * time.Hour, DoubtDeadline: 10 * time.Minute,
+		Channels: []fanfare.Channel{fanfare.Email, fanfare.InApp}, Expires: 24 * time.Hour, DoubtDeadline: 10 * time.Minute,
 		DoubtPolicy: map[fanfare.Channel]ledger.Policy{fanfare.Email: ledger.Resend, fanfare.SMS: ledger.Hold},
 		Ladder: []time.Duration{
 			time.Second, 3 * time.Second, 10 * time.Second, 30 * time.Second, 2 * time.Minute, 10 * time.Minute, 30 * time.Minute, time.Hour,

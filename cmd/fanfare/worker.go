@@ -50,7 +50,7 @@ FANFARE_DOUBT_DEADLINE (10m).
 Email is on where SENDGRID_API_KEY and SENDGRID_FROM are set, or those of a second
 account, SENDGRID_2_API_KEY and SENDGRID_2_FROM, or SMTP_URL and SMTP_FROM. SMS is
 on where TWILIO_ACCOUNT_SID, TWILIO_AUTH_TOKEN and TWILIO_FROM are set, or those of a
-second account, which begin with TWILIO_2_.`,
+second account, which begin with TWILIO_2_. In-app needs nothing and is always on.`,
 		Example: "  fanfare worker --channels email",
 		Args:    cobra.NoArgs,
 		RunE: does(func(cmd *cobra.Command, _ []string) error {
@@ -61,7 +61,7 @@ second account, which begin with TWILIO_2_.`,
 			return a.work(cmd.Context(), s, channels, batchSize)
 		}),
 	}
-	cmd.Flags().StringSliceVar(&channels, "channels", nil, "serve only these channels (default: all that have credentials)")
+	cmd.Flags().StringSliceVar(&channels, "channels", nil, "serve only these channels (default: all that are on)")
 	cmd.Flags().IntVar(&batchSize, "batch-size", batchSize, "recipients of one batch")
 	_ = cmd.Flags().MarkHidden("batch-size") // for tests and the demo
 	return cmd
@@ -139,8 +139,7 @@ func stopped(err error) error {
 	return err
 }
 
-// providers are the senders of the channels asked for, or of all that have
-// credentials.
+// providers are the senders of the channels asked for, or of all that are on.
 func (s workerSettings) providers(asked []string, hc *http.Client, log *slog.Logger) (worker.Config, error) {
 	cfg := worker.Config{Senders: map[fanfare.Channel][]activities.Sender{}, LookUps: map[string]activities.LookUp{}}
 	on := s.channels()
@@ -153,16 +152,18 @@ func (s workerSettings) providers(asked []string, hc *http.Client, log *slog.Log
 			return cfg, &exitError{exitUsage, fmt.Errorf("--channels %s: it is switched off; %s", name, how)}
 		}
 	}
-	if len(on) == 0 {
-		log.Warn("no channel has credentials, nothing will be sent", "do", switchOn[fanfare.Email])
+	if len(on) == 1 {
+		log.Warn("no channel has credentials, nothing will be sent but in the app", "do", switchOn[fanfare.Email])
 	}
+	serves := func(channel fanfare.Channel) bool { return len(asked) == 0 || slices.Contains(asked, string(channel)) }
+	cfg.InApp = serves(fanfare.InApp)
 	for _, o := range s.offers() {
 		senders, lookUps, err := o.senders(hc, log)
 		if err != nil {
 			return cfg, err
 		}
 		maps.Copy(cfg.LookUps, lookUps) // whatever was asked for: every worker reconciles every channel
-		if o.on() && (len(asked) == 0 || slices.Contains(asked, string(o.channel))) {
+		if o.on() && serves(o.channel) {
 			cfg.Senders[o.channel] = senders
 		}
 	}
