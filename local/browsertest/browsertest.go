@@ -15,8 +15,8 @@ import (
 )
 
 // patience is how long a test may be in its browser: on a busy machine, Chromium takes
-// many seconds to start.
-const patience = time.Minute
+// many seconds to start, and what is looked at may be killed and started again meanwhile.
+const patience = 4 * time.Minute
 
 // names are what Chromium's program is called, Debian's first.
 var names = []string{"chromium", "chromium-browser", "google-chrome", "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"}
