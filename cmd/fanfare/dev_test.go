@@ -265,10 +265,10 @@ func TestDevHasTheSandboxTextAndPush(t *testing.T) {
 	again, _ := prepared(map[string]string{"FANFARE_SECRET": "s"})
 	require.Equal(t, d.own["TWILIO_AUTH_TOKEN"], again.own["TWILIO_AUTH_TOKEN"], "kept from one start to the next")
 
-	d, child = prepared(map[string]string{"TWILIO_ACCOUNT_SID": "ACreal", "TWILIO_AUTH_TOKEN": "real", "TWILIO_FROM": "+34600000000", "FCM_PROJECT_ID": "real", "GOOGLE_APPLICATION_CREDENTIALS": "/real.json"})
+	d, child = prepared(map[string]string{"TWILIO_ACCOUNT_SID": "ACreal", "TWILIO_AUTH_TOKEN": "real", "TWILIO_FROM": "+34600000000", "FCM_PROJECT_ID": "real", "GOOGLE_APPLICATION_CREDENTIALS": googleKey(t)})
 	require.Contains(t, child, "TWILIO_AUTH_TOKEN=real")
 	require.Contains(t, child, "FCM_PROJECT_ID=real")
-	require.Contains(t, child, "real.json")
+	require.Contains(t, child, "google.json")
 	require.NotContains(t, child, "FCM_BASE_URL")
 	require.NotContains(t, child, "TWILIO_BASE_URL")
 	require.NotContains(t, d.own.given(), "TWILIO_AUTH_TOKEN", "credentials of the environment are not left in a file")

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -11,6 +12,7 @@ import (
 
 	fanfare "github.com/fanfare-dev/fanfare"
 	"github.com/fanfare-dev/fanfare/activities"
+	"github.com/fanfare-dev/fanfare/providers/fcm"
 	"github.com/fanfare-dev/fanfare/providers/sendgrid"
 	"github.com/fanfare-dev/fanfare/providers/smtp"
 	"github.com/fanfare-dev/fanfare/providers/twilio"
@@ -29,7 +31,8 @@ type provider struct {
 // offer is all that a channel can be sent through.
 type offer struct {
 	channel fanfare.Channel
-	// setting is the one by which providers are chosen, and chosen what it says.
+	// setting is the one by which providers are chosen, and chosen what it says; empty
+	// where there is no choice.
 	setting string
 	chosen  []string
 	// providers are all there are, in the order in which they are used unless the
@@ -45,7 +48,7 @@ func (o offer) on() bool {
 // offers are those of every channel that needs a provider. A new provider is one more
 // entry in one of them.
 func (s ProviderSettings) offers() []offer {
-	return []offer{s.EmailSettings.offer(), s.SMSSettings.offer(s.publicURL())}
+	return []offer{s.EmailSettings.offer(), s.SMSSettings.offer(s.publicURL()), s.PushSettings.offer()}
 }
 
 func (s EmailSettings) offer() offer {
@@ -88,6 +91,16 @@ func (s SMSSettings) twilio(publicURL string) []twilio.Config {
 		{Name: "twilio", AccountSID: s.TwilioAccountSID, AuthToken: s.TwilioAuthToken, From: s.TwilioFrom, BaseURL: s.TwilioBaseURL, PublicURL: publicURL},
 		{Name: "twilio-2", AccountSID: s.Twilio2AccountSID, AuthToken: s.Twilio2AuthToken, From: s.Twilio2From, BaseURL: s.Twilio2BaseURL, PublicURL: publicURL},
 	}
+}
+
+func (s PushSettings) offer() offer {
+	return offer{channel: fanfare.Push, providers: []provider{{
+		"fcm", s.FCMProjectID != "" && (s.GoogleCredentials != "" || s.FCMBaseURL != ""), "set FCM_PROJECT_ID and GOOGLE_APPLICATION_CREDENTIALS",
+		func(hc *http.Client, _ *slog.Logger) (activities.Sender, error) {
+			c := fcm.Config{Name: "fcm", ProjectID: s.FCMProjectID, BaseURL: s.FCMBaseURL, CredentialsFile: s.GoogleCredentials}
+			return fcm.New(context.Background(), c, hc) //nolint:forbidigo // it has no values of use, and nothing waits on it
+		},
+	}}}
 }
 
 // channels are those with credentials, and in-app, which needs none.

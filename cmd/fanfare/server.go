@@ -39,6 +39,7 @@ var turnOnWebhook = map[string]string{
 var switchOn = map[fanfare.Channel]string{
 	fanfare.Email: "set SENDGRID_API_KEY and SENDGRID_FROM, or SMTP_URL and SMTP_FROM",
 	fanfare.SMS:   "set TWILIO_ACCOUNT_SID, TWILIO_AUTH_TOKEN and TWILIO_FROM",
+	fanfare.Push:  "set FCM_PROJECT_ID and GOOGLE_APPLICATION_CREDENTIALS",
 }
 
 func (a *app) serverCommand() *cobra.Command {
@@ -56,7 +57,8 @@ FANFARE_TEMPORAL_ADDRESS, FANFARE_TEMPORAL_NAMESPACE, FANFARE_TEMPORAL_UI_URL.
 Email is on where SENDGRID_API_KEY is set; SendGrid's events are taken in at
 /webhooks/sendgrid where SENDGRID_WEBHOOK_PUBLIC_KEY is. SMS is on where
 TWILIO_ACCOUNT_SID and TWILIO_AUTH_TOKEN are set; Twilio calls /webhooks/twilio, at
-FANFARE_PUBLIC_URL. In-app is always on.`,
+FANFARE_PUBLIC_URL. Push is on where FCM_PROJECT_ID and
+GOOGLE_APPLICATION_CREDENTIALS are set. In-app is always on.`,
 		Example: "  fanfare server --migrate",
 		Args:    cobra.NoArgs,
 		RunE: does(func(cmd *cobra.Command, _ []string) error {

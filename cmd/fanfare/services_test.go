@@ -270,3 +270,38 @@ func TestSMSFromEndToEnd(t *testing.T) {
 	require.Equal(t, http.StatusNoContent, answerSMS(t, environ, "START"))
 	skipped("And again", map[string]int64{"no_address": 1, "suppressed": 2})
 }
+
+// TestPushFromEndToEnd sends to devices that end as their tokens say. A device that is
+// gone is not asked again, and its owner's others are.
+func TestPushFromEndToEnd(t *testing.T) {
+	t.Parallel()
+	environ := map[string]string{
+		"FANFARE_DATABASE_URL": localtest.Database(t), "FANFARE_TEMPORAL_ADDRESS": localtest.Temporal(t), "FANFARE_TEMPORAL_NAMESPACE": "push",
+		"FANFARE_LISTEN": "127.0.0.1:0", "FANFARE_API_KEYS": "key-1", "FANFARE_API_KEY": "key-1", "FANFARE_SECRET": "a secret of this test",
+		"FCM_PROJECT_ID": "slow-coast",
+	}
+	environ["FCM_BASE_URL"] = strings.TrimSuffix(service(t, environ, "sandbox", "--port", "0").says(t, `page=(\S+)`), "/")
+	server := service(t, environ, "server", "--migrate")
+	environ["FANFARE_API_URL"] = "http://" + server.says(t, `server answers.*address=(\S+)`)
+	server.says(t, "the server is ready")
+	service(t, environ, "worker", "--channels", "push").says(t, "worker works")
+
+	const people = `{"id": "ada", "devices": [{"token": "dead+1", "platform": "android"}, {"token": "ada-phone", "platform": "ios"}, {"token": "ada-browser", "platform": "web"}]}
+{"id": "gone", "devices": [{"token": "dead+2", "platform": "android"}]}
+{"id": "stranger", "devices": [{"token": "mismatch+1", "platform": "android"}]}
+{"id": "nobody", "email": "nobody@mail.example"}
+`
+	fromJSON[fanfare.ImportReport](t, command(t, environ, people, "import", "writer-1", "-", "--format", "ndjson", "--topic-name", "Writer One", "--json"))
+	publish := func(title string) fanfare.Publication {
+		t.Helper()
+		got := command(t, environ, "", "publish", "--topic", "writer-1", "--title", title, "--url", "https://blog.example/1", "--channels", "push", "--watch", "--json")
+		p := fromJSON[fanfare.Publication](t, got)
+		require.Equal(t, 0, command(t, environ, "", "verify", string(p.ID)).code)
+		return p
+	}
+	p := publish("Hello")
+	require.Equal(t, fanfare.Totals{Intended: 4, Sent: 1, Failed: 2, Skipped: 1}, p.Totals)
+	require.Equal(t, map[string]int64{"fcm:UNREGISTERED": 1, "fcm:SENDER_ID_MISMATCH": 1}, p.FailedByCode)
+	p = publish("Again")
+	require.Equal(t, fanfare.Totals{Intended: 4, Sent: 1, Failed: 1, Skipped: 2}, p.Totals, "%v", p.SkippedByReason)
+}

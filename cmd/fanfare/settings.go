@@ -32,6 +32,7 @@ type (
 		Expires       time.Duration `env:"FANFARE_EXPIRES" envDefault:"24h"`
 		DoubtEmail    ledger.Policy `env:"FANFARE_DOUBT_EMAIL" envDefault:"resend"`
 		DoubtSMS      ledger.Policy `env:"FANFARE_DOUBT_SMS" envDefault:"hold"`
+		DoubtPush     ledger.Policy `env:"FANFARE_DOUBT_PUSH" envDefault:"resend"`
 		DoubtDeadline time.Duration `env:"FANFARE_DOUBT_DEADLINE" envDefault:"10m"`
 	}
 	LinkSettings struct { // server and worker need the same ones
@@ -61,10 +62,16 @@ type (
 		Twilio2BaseURL    string         `env:"TWILIO_2_BASE_URL"`
 		SMSProviders      []string       `env:"FANFARE_SMS_PROVIDERS"` // empty: all that can be used
 	}
+	PushSettings struct { // push is on with a project and either credentials or another host
+		FCMProjectID      string `env:"FCM_PROJECT_ID"`
+		FCMBaseURL        string `env:"FCM_BASE_URL"`                   // empty: FCM itself
+		GoogleCredentials string `env:"GOOGLE_APPLICATION_CREDENTIALS"` // the path of a file
+	}
 	ProviderSettings struct { // of every channel, and where providers and readers reach us
 		LinkSettings
 		EmailSettings
 		SMSSettings
+		PushSettings
 	}
 	WebhookSettings struct { // public keys; without one SendGrid's webhook is off
 		SendGridWebhookKey  string `env:"SENDGRID_WEBHOOK_PUBLIC_KEY"`
@@ -244,7 +251,7 @@ func (s LedgerSettings) checkLedger(r report) {
 	if s.DoubtDeadline <= 0 {
 		r("FANFARE_DOUBT_DEADLINE", "must be above zero, such as 10m")
 	}
-	for name, policy := range map[string]ledger.Policy{"FANFARE_DOUBT_EMAIL": s.DoubtEmail, "FANFARE_DOUBT_SMS": s.DoubtSMS} {
+	for name, policy := range map[string]ledger.Policy{"FANFARE_DOUBT_EMAIL": s.DoubtEmail, "FANFARE_DOUBT_SMS": s.DoubtSMS, "FANFARE_DOUBT_PUSH": s.DoubtPush} {
 		if policy != ledger.Resend && policy != ledger.Hold {
 			r(name, "must be resend (send once more, never twice) or hold (give up and keep)")
 		}
@@ -283,6 +290,6 @@ func (s LinkSettings) publicURL() string {
 func (s LedgerSettings) ledgerConfig(channels []fanfare.Channel) ledger.Config {
 	return ledger.Config{
 		Channels: channels, Expires: s.Expires, DoubtDeadline: s.DoubtDeadline,
-		DoubtPolicy: map[fanfare.Channel]ledger.Policy{fanfare.Email: s.DoubtEmail, fanfare.SMS: s.DoubtSMS},
+		DoubtPolicy: map[fanfare.Channel]ledger.Policy{fanfare.Email: s.DoubtEmail, fanfare.SMS: s.DoubtSMS, fanfare.Push: s.DoubtPush},
 	}
 }

@@ -58,6 +58,14 @@ func bothTwilios(environ map[string]string) map[string]string {
 	return environ
 }
 
+// googleKey is a file that Google's libraries read. It signs in to nothing.
+func googleKey(t *testing.T) (path string) {
+	t.Helper()
+	path = filepath.Join(t.TempDir(), "google.json")
+	require.NoError(t, os.WriteFile(path, []byte(`{"type": "authorized_user", "client_id": "1", "client_secret": "2", "refresh_token": "3"}`), 0o600))
+	return path
+}
+
 // aPublicKey is as SendGrid shows it.
 const aPublicKey = "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE83T4O/n84iotIvIW4mdBgQ/7dAfSmpqIM8kF9mN1flpVKS3GRqe62gw+2fNNRaINXvVpiglSI8eNEc6wEA3F+g=="
 
@@ -101,7 +109,7 @@ func TestSettingsHaveDefaults(t *testing.T) {
 	require.Equal(t, []time.Duration{time.Second, 3 * time.Second, 10 * time.Second, 30 * time.Second, 2 * time.Minute}, s.RetryFast)
 	require.Equal(t, ledger.Config{
 		Channels: []fanfare.Channel{fanfare.Email, fanfare.InApp}, Expires: 24 * time.Hour, DoubtDeadline: 10 * time.Minute,
-		DoubtPolicy: map[fanfare.Channel]ledger.Policy{fanfare.Email: ledger.Resend, fanfare.SMS: ledger.Hold},
+		DoubtPolicy: map[fanfare.Channel]ledger.Policy{fanfare.Email: ledger.Resend, fanfare.SMS: ledger.Hold, fanfare.Push: ledger.Resend},
 		Ladder: []time.Duration{
 			time.Second, 3 * time.Second, 10 * time.Second, 30 * time.Second, 2 * time.Minute, 10 * time.Minute, 30 * time.Minute, time.Hour,
 		},
@@ -116,7 +124,7 @@ func TestSettingsAreRead(t *testing.T) {
 	t.Parallel()
 	environ := secrets()
 	maps.Copy(environ, map[string]string{
-		"FANFARE_LISTEN": "0.0.0.0:9000", "FANFARE_RETRY_FAST": "2s, 5m", "FANFARE_RETRY_SLOW": "90m", "FANFARE_DOUBT_EMAIL": "hold", "FANFARE_DOUBT_SMS": "resend", "FANFARE_DOUBT_DEADLINE": " 90s ",
+		"FANFARE_LISTEN": "0.0.0.0:9000", "FANFARE_RETRY_FAST": "2s, 5m", "FANFARE_RETRY_SLOW": "90m", "FANFARE_DOUBT_EMAIL": "hold", "FANFARE_DOUBT_SMS": "resend", "FANFARE_DOUBT_PUSH": "hold", "FANFARE_DOUBT_DEADLINE": " 90s ",
 		"FANFARE_EXPIRES": "", "FANFARE_TEMPORAL_NAMESPACE": "other",
 	})
 	w, err := load[workerSettings](environ)
@@ -124,7 +132,7 @@ func TestSettingsAreRead(t *testing.T) {
 	require.Equal(t, "http://127.0.0.1:9000", w.publicURL())
 	require.Equal(t, []time.Duration{2 * time.Second, 5 * time.Minute}, w.RetryFast)
 	require.Equal(t, []time.Duration{2 * time.Second, 5 * time.Minute, 90 * time.Minute}, w.ledgerConfig().Ladder)
-	require.Equal(t, map[fanfare.Channel]ledger.Policy{fanfare.Email: ledger.Hold, fanfare.SMS: ledger.Resend}, w.ledgerConfig().DoubtPolicy)
+	require.Equal(t, map[fanfare.Channel]ledger.Policy{fanfare.Email: ledger.Hold, fanfare.SMS: ledger.Resend, fanfare.Push: ledger.Hold}, w.ledgerConfig().DoubtPolicy)
 	require.Equal(t, 90*time.Second, w.DoubtDeadline)
 	require.Equal(t, 24*time.Hour, w.Expires, "an empty value is none")
 	require.Equal(t, "other", w.TemporalNamespace)
@@ -139,7 +147,7 @@ func TestSettingsReportEverythingAtOnce(t *testing.T) {
 	t.Parallel()
 	wrong := map[string]string{
 		"FANFARE_DATABASE_URL": "postgres://u:" + hidden + "@h:99999/x", "FANFARE_TEMPORAL_ADDRESS": "localhost", "FANFARE_EXPIRES": "a day",
-		"FANFARE_DOUBT_EMAIL": "maybe", "FANFARE_DOUBT_SMS": "never", "FANFARE_DOUBT_DEADLINE": "-1s", "FANFARE_LISTEN": "8080", "FANFARE_PUBLIC_URL": "fanfare.example",
+		"FANFARE_DOUBT_EMAIL": "maybe", "FANFARE_DOUBT_SMS": "never", "FANFARE_DOUBT_PUSH": "perhaps", "FANFARE_DOUBT_DEADLINE": "-1s", "FANFARE_LISTEN": "8080", "FANFARE_PUBLIC_URL": "fanfare.example",
 		"FANFARE_RETRY_FAST": "1s,soon", "SENDGRID_API_KEY": hidden + " " + hidden, "SENDGRID_BASE_URL": "ftp://x", "SENDGRID_FROM": "nobody",
 		"FANFARE_TEMPORAL_UI_URL": "8233", "FANFARE_API_KEYS": hidden + ",,", "FANFARE_API_URL": "localhost:8080",
 		"FANFARE_RETRY_SLOW": "1m,-1h", "SENDGRID_2_API_KEY": hidden + " " + hidden, "SENDGRID_2_BASE_URL": "ftp://x", "SENDGRID_2_FROM": "nobody",
@@ -147,14 +155,16 @@ func TestSettingsReportEverythingAtOnce(t *testing.T) {
 		"SENDGRID_WEBHOOK_PUBLIC_KEY": "x", "SENDGRID_2_WEBHOOK_PUBLIC_KEY": aPublicKey[1:],
 		"TWILIO_ACCOUNT_SID": "SK1", "TWILIO_AUTH_TOKEN": hidden, "TWILIO_FROM": "us", "TWILIO_BASE_URL": "ftp://x", "FANFARE_SMS_PROVIDERS": "pigeon",
 		"TWILIO_2_AUTH_TOKEN": hiddenToken,
+		"FCM_PROJECT_ID":      "My Blog", "FCM_BASE_URL": "ftp://x", "GOOGLE_APPLICATION_CREDENTIALS": "/none.json",
 	}
 	database := []string{"FANFARE_DATABASE_URL"}
-	books := []string{"FANFARE_DATABASE_URL", "FANFARE_DOUBT_DEADLINE", "FANFARE_DOUBT_EMAIL", "FANFARE_DOUBT_SMS", "FANFARE_EXPIRES"}
+	books := []string{"FANFARE_DATABASE_URL", "FANFARE_DOUBT_DEADLINE", "FANFARE_DOUBT_EMAIL", "FANFARE_DOUBT_PUSH", "FANFARE_DOUBT_SMS", "FANFARE_EXPIRES"}
 	links := []string{"FANFARE_LISTEN", "FANFARE_PUBLIC_URL", "FANFARE_SECRET", "FANFARE_TEMPORAL_ADDRESS"}
 	providers := []string{
 		"FANFARE_EMAIL_PROVIDERS", "SENDGRID_API_KEY", "SENDGRID_BASE_URL", "SENDGRID_FROM",
 		"SENDGRID_2_API_KEY", "SENDGRID_2_BASE_URL", "SENDGRID_2_FROM", "SMTP_URL", "SMTP_FROM",
 		"FANFARE_SMS_PROVIDERS", "TWILIO_ACCOUNT_SID", "TWILIO_AUTH_TOKEN", "TWILIO_FROM", "TWILIO_BASE_URL", "TWILIO_2_ACCOUNT_SID", "TWILIO_2_FROM",
+		"FCM_PROJECT_ID", "FCM_BASE_URL", "GOOGLE_APPLICATION_CREDENTIALS",
 	}
 	webhooks := []string{"SENDGRID_WEBHOOK_PUBLIC_KEY", "SENDGRID_2_WEBHOOK_PUBLIC_KEY", "TWILIO_AUTH_TOKEN"}
 
@@ -189,6 +199,13 @@ func TestSettingsThatAreMissing(t *testing.T) {
 		require.Equal(t, []string{"FANFARE_PUBLIC_URL"}, problemsOf[workerSettings](t, with(bothTwilios(secrets()), "FANFARE_PUBLIC_URL", odd)), "once")
 		require.Equal(t, []string{"FANFARE_PUBLIC_URL"}, problemsOf[serverSettings](t, with(bothTwilios(secrets()), "FANFARE_PUBLIC_URL", odd)), "once")
 	}
+	pushed := func() map[string]string {
+		return with(with(secrets(), "FCM_PROJECT_ID", "slow-coast"), "GOOGLE_APPLICATION_CREDENTIALS", "/none.json")
+	}
+	require.Equal(t, []string{"GOOGLE_APPLICATION_CREDENTIALS"}, problemsOf[workerSettings](t, pushed()))
+	require.Nil(t, problemsOf[serverSettings](t, pushed()), "the server sends nothing")
+	require.Nil(t, problemsOf[workerSettings](t, without(pushed(), "FCM_PROJECT_ID")), "Google's credentials may be there for something else")
+	require.Nil(t, problemsOf[workerSettings](t, without(pushed(), "GOOGLE_APPLICATION_CREDENTIALS")), "push is off")
 	require.Equal(t, []string{"FANFARE_RETRY_FAST"}, problemsOf[workerSettings](t, with(secrets(), "FANFARE_RETRY_FAST", "1s,0s")))
 	require.Equal(t, []string{"FANFARE_RETRY_FAST"}, problemsOf[workerSettings](t, with(secrets(), "FANFARE_RETRY_FAST", ",")))
 	require.Equal(t, []string{"FANFARE_RETRY_SLOW"}, problemsOf[workerSettings](t, with(secrets(), "FANFARE_RETRY_SLOW", "0s")))
@@ -219,6 +236,9 @@ func TestProvidersAreInOrder(t *testing.T) {
 		"chosen Twilios":           {channel: fanfare.SMS, environ: with(bothTwilios(noEmail()), "FANFARE_SMS_PROVIDERS", "twilio-2, twilio"), order: []string{"twilio-2", "twilio"}, lookUps: []string{"twilio", "twilio-2"}},
 		"SMS asked for":            {channel: fanfare.SMS, environ: bothTwilios(secrets()), asked: []string{"sms"}, order: []string{"twilio", "twilio-2"}, lookUps: []string{"sendgrid", "twilio", "twilio-2"}},
 		"email beside SMS":         {environ: bothTwilios(secrets()), order: []string{"sendgrid"}, lookUps: []string{"sendgrid", "twilio", "twilio-2"}},
+		"no push":                  {channel: fanfare.Push, environ: with(secrets(), "FCM_PROJECT_ID", "slow-coast"), lookUps: []string{"sendgrid"}},
+		"push":                     {channel: fanfare.Push, environ: with(with(secrets(), "FCM_PROJECT_ID", "slow-coast"), "GOOGLE_APPLICATION_CREDENTIALS", googleKey(t)), order: []string{"fcm"}, lookUps: []string{"sendgrid"}},
+		"push to a stand-in":       {channel: fanfare.Push, environ: with(with(secrets(), "FCM_PROJECT_ID", "slow-coast"), "FCM_BASE_URL", "http://127.0.0.1:8025"), order: []string{"fcm"}, lookUps: []string{"sendgrid"}},
 		"SMS served by none":       {channel: fanfare.Push, environ: bothTwilios(secrets()), lookUps: []string{"sendgrid", "twilio", "twilio-2"}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -364,6 +384,9 @@ func TestWrongSettingsEndWithTwo(t *testing.T) {
 	got = command(t, secrets(), "", "worker", "--channels", "sms")
 	require.Equal(t, 2, got.code)
 	require.Contains(t, got.err, "--channels sms: it is switched off; set TWILIO_ACCOUNT_SID, TWILIO_AUTH_TOKEN and TWILIO_FROM")
+	got = command(t, secrets(), "", "worker", "--channels", "push")
+	require.Equal(t, 2, got.code)
+	require.Contains(t, got.err, "--channels push: it is switched off; set FCM_PROJECT_ID and GOOGLE_APPLICATION_CREDENTIALS")
 	got = command(t, secrets(), "", "worker", "--channels", "fax")
 	require.Equal(t, 2, got.code)
 	require.Contains(t, got.err, "--channels fax: there is no such channel")

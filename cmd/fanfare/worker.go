@@ -45,12 +45,13 @@ Settings: FANFARE_DATABASE_URL, FANFARE_SECRET are needed;
 FANFARE_TEMPORAL_ADDRESS (127.0.0.1:7233), FANFARE_TEMPORAL_NAMESPACE (fanfare),
 FANFARE_PUBLIC_URL, FANFARE_RETRY_FAST (1s,3s,10s,30s,2m), FANFARE_RETRY_SLOW
 (10m,30m,1h), FANFARE_EMAIL_PROVIDERS, FANFARE_SMS_PROVIDERS, FANFARE_EXPIRES
-(24h), FANFARE_DOUBT_EMAIL, FANFARE_DOUBT_SMS (resend or hold),
-FANFARE_DOUBT_DEADLINE (10m).
+(24h), FANFARE_DOUBT_EMAIL, FANFARE_DOUBT_SMS, FANFARE_DOUBT_PUSH (resend or
+hold), FANFARE_DOUBT_DEADLINE (10m).
 Email is on where SENDGRID_API_KEY and SENDGRID_FROM are set, or those of a second
 account, SENDGRID_2_API_KEY and SENDGRID_2_FROM, or SMTP_URL and SMTP_FROM. SMS is
 on where TWILIO_ACCOUNT_SID, TWILIO_AUTH_TOKEN and TWILIO_FROM are set, or those of a
-second account, which begin with TWILIO_2_. In-app needs nothing and is always on.`,
+second account, which begin with TWILIO_2_. Push is on where FCM_PROJECT_ID and
+GOOGLE_APPLICATION_CREDENTIALS are set. In-app needs nothing and is always on.`,
 		Example: "  fanfare worker --channels email",
 		Args:    cobra.NoArgs,
 		RunE: does(func(cmd *cobra.Command, _ []string) error {

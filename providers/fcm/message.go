@@ -35,7 +35,7 @@ func compose(call fanfare.Call, now, expires time.Time) *messaging.Message {
 	ttl := min(expires.Sub(now), maxTTL).Truncate(time.Second)
 	m := &messaging.Message{
 		Notification: &messaging.Notification{Title: call.Message.Subject, Body: call.Message.Text},
-		Data:         map[string]string{"delivery": delivery},
+		Data:         map[string]string{"call": string(call.ID), "delivery": delivery},
 		Android: &messaging.AndroidConfig{
 			CollapseKey: delivery, Priority: "high", TTL: &ttl,
 			Notification: &messaging.AndroidNotification{Tag: delivery},

@@ -403,7 +403,7 @@ func TestSendThePayloadThatFits(t *testing.T) {
 	c.Message.URL = ""
 	payload, err := json.Marshal(map[string]any{
 		"notification": map[string]string{"title": c.Message.Subject, "body": ""},
-		"data":         map[string]string{"delivery": string(publication) + ".push.42"},
+		"data":         map[string]string{"call": string(callID), "delivery": string(publication) + ".push.42"},
 	})
 	require.NoError(t, err)
 	c.Message.Text = strings.Repeat("&", 4096-len(payload))
