@@ -160,48 +160,6 @@ func (l *Ledger) Subscriber(ctx context.Context, id fanfare.SubscriberID) (fanfa
 const devicesOf = `(SELECT jsonb_agg(jsonb_strip_nulls(jsonb_build_object('token', d.token, 'platform', d.platform)) ORDER BY d.token_hash)
   FROM devices d WHERE d.subscriber_number = s.subscriber_number)`
 
-// EraseSubscriber removes everything personal and ends all subscriptions. The
-// number stays, so that the books of past publications stay whole.
-func (l *Ledger) EraseSubscriber(ctx context.Context, id fanfare.SubscriberID) error {
-	err := l.transact(ctx, func(tx pgx.Tx) error {
-		// An import under way would subscribe again whom it read before.
-		if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock_shared(`+addressLock+`)`); err != nil {
-			return err
-		}
-		var number fanfare.SubscriberNumber
-		err := tx.QueryRow(ctx, `SELECT subscriber_number FROM subscribers WHERE external_id = $1 FOR UPDATE`, id).Scan(&number)
-		if errors.Is(err, pgx.ErrNoRows) {
-			return fanfare.ErrNotFound
-		}
-		if err != nil {
-			return err
-		}
-		rows, err := tx.Query(ctx, `SELECT topic_id FROM subscriptions WHERE subscriber_number = $1 AND ended_cut IS NULL ORDER BY topic_id`, number)
-		if err != nil {
-			return err
-		}
-		topics, err := pgx.CollectRows(rows, pgx.RowTo[fanfare.TopicID])
-		if err != nil {
-			return err
-		}
-		for _, topic := range topics {
-			if err := endSubscription(ctx, tx, topic, number); err != nil {
-				return err
-			}
-		}
-		if err := closeInbox(ctx, tx, number); err != nil {
-			return err
-		}
-		_, err = tx.Exec(ctx, `
-			WITH devices AS (DELETE FROM devices WHERE subscriber_number = $1)
-			UPDATE subscribers SET external_id = NULL, email = NULL, phone = NULL, locale = NULL,
-			  time_zone = NULL, attributes = NULL, erased_at = clock_timestamp(), updated_at = clock_timestamp()
-			WHERE subscriber_number = $1`, number)
-		return err
-	})
-	return failed("erase subscriber "+string(id), err)
-}
-
 // Subscribe begins a subscription; created is false when it was open already.
 func (l *Ledger) Subscribe(ctx context.Context, topic fanfare.Topic, id fanfare.SubscriberID) (created bool, err error) {
 	err = l.transact(ctx, func(tx pgx.Tx) error {

@@ -221,10 +221,14 @@ WITH gone AS (
     AND (digest IN (SELECT digest FROM stored)) IS TRUE
   ORDER BY channel, address_hash, type
   ON CONFLICT DO NOTHING
+), known AS MATERIALIZED ( -- and stays so until this is committed: of who was erased nothing is kept
+  SELECT e.subscriber_number FROM (SELECT DISTINCT subscriber_number FROM event WHERE type = 'bounced' AND NOT permanent) e
+  CROSS JOIN LATERAL (SELECT FROM subscribers s WHERE s.subscriber_number = e.subscriber_number AND s.erased_at IS NULL OFFSET 0 FOR KEY SHARE) s
 ), soft AS (
   INSERT INTO soft_bounces (channel, address_hash, publication_id, subscriber_number, at)
   SELECT DISTINCT ON (channel, address_hash, publication_id, subscriber_number) channel, address_hash, publication_id, subscriber_number, at FROM event
   WHERE NOT waits AND type = 'bounced' AND NOT permanent AND address_hash IS NOT NULL AND (digest IN (SELECT digest FROM stored)) IS TRUE
+    AND (subscriber_number IN (SELECT subscriber_number FROM known)) IS TRUE
   ORDER BY channel, address_hash, publication_id, subscriber_number, at
   ON CONFLICT DO NOTHING
   RETURNING channel, address_hash, at

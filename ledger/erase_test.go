@@ -1,0 +1,246 @@
+package ledger_test
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	fanfare "github.com/fanfare-dev/fanfare"
+)
+
+// canary is somebody whose every personal field holds a word that stands nowhere else.
+// A device's platform says what kind of thing it is and is nobody's.
+func canary() fanfare.Subscriber {
+	return fanfare.Subscriber{
+		ID: "Canary-reader", Email: "Canary@mail.example", Phone: "+34612345678", Locale: "x-canary", TimeZone: "Canary/Zone",
+		Devices: []fanfare.Device{{Token: "Canary-token-1", Platform: "ios"}, {Token: "Canary-token-2"}}, Attributes: map[string]string{"canary": "Canary"},
+	}
+}
+
+// traces are what the canary leaves, as a row written as JSON shows it: words in text and,
+// in bytes, in hexadecimal; the hashes of addresses.
+func traces() map[string]string {
+	s := canary()
+	found := map[string]string{"the word": "canary", "the phone": strings.TrimPrefix(s.Phone, "+"), "the word in bytes": hex.EncodeToString([]byte("anary"))}
+	for name, address := range map[string]string{"the email's hash": s.Email, "the phone's hash": s.Phone, "a token's hash": s.Devices[0].Token} {
+		sum := sha256.Sum256([]byte(strings.ToLower(address)))
+		found[name] = hex.EncodeToString(sum[:])
+	}
+	return found
+}
+
+// whereabouts lists "table.column: trace" for every column of every table that there is.
+func (w *world) whereabouts() []string {
+	w.t.Helper()
+	var list []string
+	for _, table := range all[string](w, `
+		SELECT table_name FROM information_schema.tables t WHERE table_schema = current_schema() AND table_type = 'BASE TABLE'
+		  AND NOT EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = to_regclass(quote_ident(t.table_name))) ORDER BY table_name`) {
+		for name, trace := range traces() {
+			for _, column := range all[string](w, fmt.Sprintf(`
+				SELECT DISTINCT c.key FROM %q x CROSS JOIN LATERAL jsonb_each_text(to_jsonb(x)) c WHERE c.value ILIKE '%%' || $1 || '%%'`, table), trace) {
+				list = append(list, table+"."+column+": "+name)
+			}
+		}
+	}
+	slices.Sort(list)
+	return list
+}
+
+// numbered lists the tables that have rows of a number.
+func (w *world) numbered(number int) []string {
+	w.t.Helper()
+	var list []string
+	for _, table := range all[string](w, `
+		SELECT table_name FROM information_schema.columns c WHERE table_schema = current_schema() AND column_name = 'subscriber_number'
+		  AND NOT EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = to_regclass(quote_ident(c.table_name))) ORDER BY table_name`) {
+		if one[bool](w, fmt.Sprintf(`SELECT EXISTS (SELECT FROM %q WHERE subscriber_number = $1)`, table), number) {
+			list = append(list, table)
+		}
+	}
+	return list
+}
+
+// live gives the canary, number 1, everything a subscriber can have: messages on every channel,
+// a doubtful one among them, events, bounces, an inbox, preferences, and suppressions to come.
+func (w *world) live() (email fanfare.BatchRef, call fanfare.CallID) {
+	w.t.Helper()
+	w.topic("writer-1")
+	w.put(canary())
+	_, err := w.Subscribe(w.t.Context(), "writer-1", canary().ID)
+	require.NoError(w.t, err)
+	twin := canary() // shares the email and the phone
+	twin.ID, twin.Devices, twin.Locale, twin.TimeZone, twin.Attributes = "twin", nil, "", "", nil
+	w.put(twin)
+	_, err = w.Subscribe(w.t.Context(), "writer-1", twin.ID)
+	require.NoError(w.t, err)
+	w.prefer(1, fanfare.Preferences{Channels: byChannel{fanfare.Email: true}, Topics: byTopic{"writer-1": {fanfare.SMS: true}}})
+
+	email = w.runningOn(fanfare.Email, "article-1", fanfare.Bulk)
+	c := w.claimNew(email, 10)
+	require.Equal(w.t, []int{1}, numbers(c), "the other has the same address")
+	w.settle(email, c.Call, fanfare.OutcomeAccepted)
+	sms, push, inApp := email, email, email
+	sms.Channel, push.Channel, inApp.Channel = fanfare.SMS, fanfare.Push, fanfare.InApp
+	texts := w.singles(sms, 10)
+	require.Len(w.t, texts, 1)
+	doubtful := result(fanfare.OutcomeAmbiguous)
+	doubtful.Outcome.Detail = "cut"
+	w.settleAll(sms, fanfare.Settlement{Call: texts[0].ID, Result: doubtful})
+	pushes := w.singles(push, 10)
+	require.Len(w.t, pushes, 1)
+	sum := sha256.Sum256([]byte(strings.ToLower(canary().Devices[0].Token)))
+	w.settleAll(push, fanfare.Settlement{Call: pushes[0].ID, Result: fanfare.Result{
+		Outcome: fanfare.Outcome{Kind: fanfare.OutcomeAccepted},
+		Devices: []fanfare.DeviceResult{{Device: hex.EncodeToString(sum[:6]), Platform: "ios", Outcome: fanfare.OutcomeAccepted, ProviderID: "m-2"}},
+	}})
+	_, _, err = w.Post(w.t.Context(), inApp, wanted(10), map[string]fanfare.Message{"": {Subject: "Hello", Text: "Tides", URL: "https://blog.example"}})
+	require.NoError(w.t, err)
+
+	w.report(w.softBounce(email, c.Call, 1), w.about(fanfare.EventOpened, email, c.Call))
+	w.take(w.softBounce(email, c.Call, 2), w.about(fanfare.EventClicked, email, c.Call)) // not applied yet
+	return email, c.Call
+}
+
+// about is an event of the canary's email.
+func (w *world) about(kind fanfare.EventType, ref fanfare.BatchRef, call fanfare.CallID) fanfare.ProviderEvent {
+	e := event(kind, ref, 1, call)
+	e.Address = canary().Email
+	return digested(e)
+}
+
+func (w *world) softBounce(ref fanfare.BatchRef, call fanfare.CallID, n int) fanfare.ProviderEvent {
+	e := w.about(fanfare.EventBounced, ref, call)
+	e.Permanent, e.Code, e.At = false, "4.2.2", e.At.Add(time.Duration(n)*time.Second)
+	return digested(e)
+}
+
+// TestErasureLeavesNothingPersonal looks for somebody in every column of every table before
+// they are erased and after. Before, the list is whole: a new column that keeps something
+// of them shows there first, and says with its name that this test knows it.
+func TestErasureLeavesNothingPersonal(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, every)
+	email, call := w.live()
+	require.Equal(t, []string{
+		"devices.token: the word", "devices.token_hash: a token's hash", "event_inbox.address_hash: the email's hash",
+		"shared_addresses.address_hash: the email's hash", "shared_addresses.address_hash: the phone's hash", "soft_bounces.address_hash: the email's hash",
+		"subscribers.attributes: the word", "subscribers.email: the word", "subscribers.email_hash: the email's hash", "subscribers.external_id: the word",
+		"subscribers.locale: the word", "subscribers.phone: the phone", "subscribers.phone_hash: the phone's hash", "subscribers.time_zone: the word",
+	}, w.whereabouts())
+	require.Equal(t, []string{
+		"attempts", "attention", "channel_preferences", "deliveries", "devices", "event_inbox", "events", "inbox_items", "inboxes",
+		"preference_changes", "shared_addresses", "soft_bounces", "subscribers", "subscriptions", "topic_preferences",
+	}, w.numbered(1), "every table that can have rows of a subscriber")
+
+	require.NoError(t, w.EraseSubscriber(t.Context(), "twin"))
+	require.NoError(t, w.EraseSubscriber(t.Context(), canary().ID))
+	w.applyAll()
+	require.Empty(t, w.whereabouts())
+	require.Equal(t, []string{"attempts", "attention", "deliveries", "events", "inboxes", "subscribers", "subscriptions"}, w.numbered(1),
+		"what the books are made of, and that the inbox is closed")
+	w.balanced()
+
+	// What comes later brings nothing back but the suppression of an address.
+	bounce := w.about(fanfare.EventBounced, email, call)
+	w.report(w.softBounce(email, call, 3), bounce)
+	_, err := w.Suppress(t.Context(), fanfare.SMS, []fanfare.Refused{{Address: canary().Phone, Reason: fanfare.SuppressedManual}})
+	require.NoError(t, err)
+	require.Equal(t, []string{"suppressions.address_hash: the email's hash", "suppressions.address_hash: the phone's hash"}, w.whereabouts())
+	w.balanced()
+
+	w.put(canary())
+	number, err := w.SubscriberNumber(t.Context(), canary().ID)
+	require.NoError(t, err)
+	require.EqualValues(t, 3, number, "who comes back is somebody new")
+	standing, err := w.Preferences(t.Context(), number)
+	require.NoError(t, err)
+	require.Empty(t, standing.Channels)
+	require.Empty(t, w.changes(1))
+}
+
+// TestErasureKeepsWhatOthersNeed erases one of two who share an address: whose turn it was
+// is not forgotten as long as the other is there, who is not sent to a second time.
+func TestErasureKeepsWhatOthersNeed(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.topic("writer-1")
+	for i := 1; i <= 2; i++ {
+		w.put(fanfare.Subscriber{ID: reader(i), Email: "both@mail.example"})
+		w.subscribe(i)
+	}
+	ref := w.running("article-1", 10)
+	first := w.claimNew(ref, 1)
+	require.Equal(t, []int{1}, numbers(first))
+	w.settle(ref, first.Call, fanfare.OutcomeAccepted)
+	w.report(w.sharedBounce(ref, first.Call))
+	require.NoError(t, w.EraseSubscriber(t.Context(), reader(1)))
+	require.Empty(t, w.claimNew(ref, 1).Recipients)
+	require.Equal(t, "skipped duplicate_address", w.state(ref, 2))
+	require.Zero(t, one[int](w, `SELECT count(*) FROM soft_bounces`), "a bounce is its reader's own")
+	require.Equal(t, 1, one[int](w, `SELECT count(*) FROM shared_addresses`))
+	require.NoError(t, w.EraseSubscriber(t.Context(), reader(2)))
+	require.Zero(t, one[int](w, `SELECT count(*) FROM shared_addresses`), "nobody has it any more")
+	w.balanced()
+}
+
+func (w *world) sharedBounce(ref fanfare.BatchRef, call fanfare.CallID) fanfare.ProviderEvent {
+	e := event(fanfare.EventBounced, ref, 1, call)
+	e.Address, e.Permanent = "both@mail.example", false
+	return digested(e)
+}
+
+// TestErasuresOfSharersAtOnce: the last one out takes the address with them, whoever it is.
+func TestErasuresOfSharersAtOnce(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.topic("writer-1")
+	const sharers = 8
+	for i := 1; i <= sharers; i++ {
+		w.put(fanfare.Subscriber{ID: reader(i), Email: "all@mail.example"})
+		w.subscribe(i)
+	}
+	ref := w.running("article-1", 10)
+	require.Len(t, w.claimNew(ref, 10).Recipients, 1)
+	require.Equal(t, 1, one[int](w, `SELECT count(*) FROM shared_addresses`))
+	atOnce(t, sharers, func(i int) error { return w.EraseSubscriber(t.Context(), reader(i+1)) })
+	require.Zero(t, one[int](w, `SELECT count(*) FROM shared_addresses`))
+	w.balanced()
+}
+
+// TestErasureWhileAFanOutRuns claims from the first number up, while every third is erased
+// from the last number down. Whoever was claimed first is sent to, everybody else is skipped as
+// erased, and the books balance.
+func TestErasureWhileAFanOutRuns(t *testing.T) {
+	t.Parallel()
+	const people, erasers, chunk = 600, 3, 20
+	w := newWorld(t)
+	w.subscribed(people)
+	ref := w.running("article-1", people)
+	atOnce(t, 1+erasers, func(i int) error {
+		if i == erasers {
+			return w.send(ref, chunk)
+		}
+		for n := people - 3*i; n > 0; n -= 3 * erasers {
+			if err := w.EraseSubscriber(t.Context(), reader(n)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	p := w.finish(ref.Publication)
+	require.Equal(t, fanfare.Completed, p.State)
+	require.EqualValues(t, people, p.Totals.Sent+p.Totals.Skipped)
+	require.NotZero(t, p.Totals.Skipped, "the erasures came too late")
+	require.Equal(t, p.Totals.Skipped, p.SkippedByReason[fanfare.ReasonErased])
+	require.Zero(t, one[int](w, `
+		SELECT count(*) FROM deliveries d JOIN subscribers s USING (subscriber_number) WHERE d.state = 'skipped' AND s.erased_at IS NULL`))
+	w.balanced()
+	require.EqualValues(t, people-people/3, w.publication(w.running("article-2", people).Publication).Totals.Intended)
+}
