@@ -28,6 +28,9 @@ type end struct {
 
 	id   string // FCM's, of the message it accepted
 	dead bool   // FCM says that the token is of no use any more
+	// own is true where others are not to wait for what this device waits for. Apple's key
+	// is no fault of the account's: it would keep every Android phone waiting.
+	own bool
 }
 
 // judge says what an answer means. id and err are what the SDK read in it; err is as it
@@ -70,7 +73,8 @@ func (s *Sender) refused(e *end, status int, err error) {
 	case messaging.IsSenderIDMismatch(err):
 		e.Detail = "the token belongs to an app of another Firebase project than " + settingName(s.name, "PROJECT_ID") + " names"
 	case messaging.IsThirdPartyAuthError(err):
-		account("Apple or the browser's push service does not take the project's key: upload a valid one (Firebase console, Project settings, Cloud Messaging)")
+		e.Kind, e.own = fanfare.OutcomeThrottled, true
+		e.Detail = "Apple or the browser's push service does not take the project's key: upload a valid one (Firebase console, Project settings, Cloud Messaging)"
 	case status == http.StatusUnauthorized:
 		account("FCM does not take the sign-in: set GOOGLE_APPLICATION_CREDENTIALS to the key file of a service account of this project")
 	case status == http.StatusForbidden:

@@ -79,6 +79,7 @@ func (s *Sender) sendTo(ctx context.Context, token string, message messaging.Mes
 // together makes one reply of what became of each device.
 func together(devices []fanfare.Device, ends []end) fanfare.Reply {
 	reply := fanfare.Reply{Devices: make([]fanfare.DeviceResult, len(devices))}
+	var decisive end
 	for i, e := range ends {
 		hash := sha256.Sum256([]byte(devices[i].Token))
 		reply.Devices[i] = fanfare.DeviceResult{
@@ -88,9 +89,14 @@ func together(devices []fanfare.Device, ends []end) fanfare.Reply {
 		if e.dead {
 			reply.Suppress = append(reply.Suppress, fanfare.Refused{Address: devices[i].Token, Reason: fanfare.SuppressedDeadToken})
 		}
-		if i == 0 || e.decides(reply.Outcome) {
-			reply.Outcome, reply.ProviderID = e.Outcome, e.id
+		if i == 0 || e.decides(decisive) {
+			decisive = e
 		}
+	}
+	reply.Outcome, reply.ProviderID = decisive.Outcome, decisive.id
+	if decisive.own {
+		reply.Named = map[int]fanfare.Outcome{0: decisive.Outcome}
+		reply.Outcome.Kind = fanfare.OutcomeReleased
 	}
 	return reply
 }
@@ -106,10 +112,14 @@ var weight = map[fanfare.OutcomeKind]int{
 }
 
 // decides says whether this end counts for more than those before it came to. Among
-// waits it is the longest; an account's fault goes before, since a person has to see it.
-func (e end) decides(sofar fanfare.Outcome) bool {
+// waits it is the longest of those that are for everyone; an account's fault goes before,
+// since a person has to see it.
+func (e end) decides(sofar end) bool {
 	if a, b := weight[e.Kind], weight[sofar.Kind]; a != b {
 		return a > b
+	}
+	if e.own != sofar.own {
+		return sofar.own
 	}
 	if e.Account != sofar.Account {
 		return e.Account

@@ -196,7 +196,6 @@ func TestSendAnswers(t *testing.T) {
 		"another 4xx":               {status: 413, want: fanfare.OutcomeRejected},
 		"another project's token":   {status: 403, body: refusal(403, "PERMISSION_DENIED", "SENDER_ID_MISMATCH", "SenderId mismatch"), want: fanfare.OutcomeRejected, code: "SENDER_ID_MISMATCH", says: "FCM_PROJECT_ID"},
 
-		"Apple's key":          {status: 401, body: refusal(401, "UNAUTHENTICATED", "THIRD_PARTY_AUTH_ERROR", "Request is missing required authentication credential."), want: fanfare.OutcomeUnavailable, code: "THIRD_PARTY_AUTH_ERROR", account: true, says: "Apple"},
 		"sign-in":              {status: 401, body: refusal(401, "UNAUTHENTICATED", "", "x"), want: fanfare.OutcomeUnavailable, account: true, says: "GOOGLE_APPLICATION_CREDENTIALS"},
 		"permission":           {status: 403, body: refusal(403, "PERMISSION_DENIED", "", "x"), want: fanfare.OutcomeUnavailable, account: true, says: "role"},
 		"no such project":      {status: 404, body: refusal(404, "NOT_FOUND", "", "x"), want: fanfare.OutcomeUnavailable, account: true, says: "FCM_PROJECT_ID"},
@@ -440,6 +439,7 @@ var (
 	busy      = say(429, refusal(429, "RESOURCE_EXHAUSTED", "QUOTA_EXCEEDED", "Quota exceeded"))
 	away      = say(503, refusal(503, "UNAVAILABLE", "UNAVAILABLE", "Try again"))
 	failed    = say(500, refusal(500, "INTERNAL", "INTERNAL", "Internal error"))
+	forbidden = say(403, refusal(403, "PERMISSION_DENIED", "", "x"))
 	appleOnly = say(401, refusal(401, "UNAUTHENTICATED", "THIRD_PARTY_AUTH_ERROR", "Auth error from APNS"))
 )
 
@@ -452,17 +452,17 @@ func TestSendToSeveralDevices(t *testing.T) {
 		id      string
 		dead    []int
 	}{
-		"one dead, one alive":              {[]answer{gone, alive}, fanfare.Outcome{Kind: fanfare.OutcomeAccepted, Code: "200"}, "0:1", []int{0}},
-		"all alive":                        {[]answer{alive2, alive, alive}, fanfare.Outcome{Kind: fanfare.OutcomeAccepted, Code: "200"}, "0:2", nil},
-		"all dead":                         {[]answer{gone, gone, gone}, fanfare.Outcome{Kind: fanfare.OutcomeRejected, Code: "UNREGISTERED"}, "", []int{0, 1, 2}},
-		"dead, and another project's":      {[]answer{stranger, gone}, fanfare.Outcome{Kind: fanfare.OutcomeRejected, Code: "SENDER_ID_MISMATCH"}, "", []int{1}},
-		"one took it, one in doubt":        {[]answer{failed, alive}, fanfare.Outcome{Kind: fanfare.OutcomeAccepted, Code: "200"}, "0:1", nil},
-		"one took it, one at Apple":        {[]answer{appleOnly, alive}, fanfare.Outcome{Kind: fanfare.OutcomeAccepted, Code: "200"}, "0:1", nil},
-		"in doubt, whatever the others":    {[]answer{busy, failed, gone, away}, fanfare.Outcome{Kind: fanfare.OutcomeAmbiguous, Code: "INTERNAL"}, "", []int{2}},
-		"the longest wait, of throttling":  {[]answer{away, gone, busy}, fanfare.Outcome{Kind: fanfare.OutcomeThrottled, Code: "QUOTA_EXCEEDED", RetryAfter: time.Minute}, "", []int{1}},
-		"the longest wait, of absence":     {[]answer{busy, awayFor90}, fanfare.Outcome{Kind: fanfare.OutcomeUnavailable, Code: "UNAVAILABLE", RetryAfter: 90 * time.Second}, "", nil},
-		"an account's fault before a wait": {[]answer{busy, appleOnly}, fanfare.Outcome{Kind: fanfare.OutcomeUnavailable, Code: "THIRD_PARTY_AUTH_ERROR", Account: true}, "", nil},
-		"dead, and at Apple":               {[]answer{gone, appleOnly}, fanfare.Outcome{Kind: fanfare.OutcomeUnavailable, Code: "THIRD_PARTY_AUTH_ERROR", Account: true}, "", []int{0}},
+		"one dead, one alive":                  {[]answer{gone, alive}, fanfare.Outcome{Kind: fanfare.OutcomeAccepted, Code: "200"}, "0:1", []int{0}},
+		"all alive":                            {[]answer{alive2, alive, alive}, fanfare.Outcome{Kind: fanfare.OutcomeAccepted, Code: "200"}, "0:2", nil},
+		"all dead":                             {[]answer{gone, gone, gone}, fanfare.Outcome{Kind: fanfare.OutcomeRejected, Code: "UNREGISTERED"}, "", []int{0, 1, 2}},
+		"dead, and another project's":          {[]answer{stranger, gone}, fanfare.Outcome{Kind: fanfare.OutcomeRejected, Code: "SENDER_ID_MISMATCH"}, "", []int{1}},
+		"one took it, one in doubt":            {[]answer{failed, alive}, fanfare.Outcome{Kind: fanfare.OutcomeAccepted, Code: "200"}, "0:1", nil},
+		"one took it, one at Apple":            {[]answer{appleOnly, alive}, fanfare.Outcome{Kind: fanfare.OutcomeAccepted, Code: "200"}, "0:1", nil},
+		"in doubt, whatever the others":        {[]answer{busy, failed, gone, away}, fanfare.Outcome{Kind: fanfare.OutcomeAmbiguous, Code: "INTERNAL"}, "", []int{2}},
+		"the longest wait, of throttling":      {[]answer{away, gone, busy}, fanfare.Outcome{Kind: fanfare.OutcomeThrottled, Code: "QUOTA_EXCEEDED", RetryAfter: time.Minute}, "", []int{1}},
+		"the longest wait, of absence":         {[]answer{busy, awayFor90}, fanfare.Outcome{Kind: fanfare.OutcomeUnavailable, Code: "UNAVAILABLE", RetryAfter: 90 * time.Second}, "", nil},
+		"an account's fault before a wait":     {[]answer{busy, forbidden}, fanfare.Outcome{Kind: fanfare.OutcomeUnavailable, Code: "403", Account: true}, "", nil},
+		"a wait for everyone before one's own": {[]answer{appleOnly, away}, fanfare.Outcome{Kind: fanfare.OutcomeUnavailable, Code: "UNAVAILABLE", RetryAfter: 10 * time.Second}, "", nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -482,6 +482,27 @@ func TestSendToSeveralDevices(t *testing.T) {
 			require.Len(t, reply.Devices, len(tc.answers))
 			require.NotContains(t, fmt.Sprintf("%+v", reply.Devices), "APA91b")
 		})
+	}
+}
+
+// A project without Apple's key, or with one that has run out, is no fault that Android
+// phones should wait for: the recipient waits alone, as for a full mailbox.
+func TestSendKeepsAppleKeyToThoseWhoNeedIt(t *testing.T) {
+	t.Parallel()
+	for _, answers := range [][]func(http.ResponseWriter, string){{appleOnly}, {appleOnly, appleOnly}, {gone, appleOnly}} {
+		s, requests := provider(t, devices(answers...))
+		ctx, _ := leased(t)
+		reply := s.Send(ctx, call([]string{"ios", "ios"}[:len(answers)]...))
+		require.EqualValues(t, len(answers), requests.Load())
+		require.Equal(t, fanfare.OutcomeReleased, reply.Outcome.Kind, "nobody else is to wait")
+		require.False(t, reply.Outcome.Account)
+		require.Len(t, reply.Named, 1)
+		own := reply.Named[0]
+		require.Contains(t, own.Detail, "upload a valid one")
+		own.Detail = ""
+		require.Equal(t, fanfare.Outcome{Kind: fanfare.OutcomeThrottled, Code: "THIRD_PARTY_AUTH_ERROR"}, own)
+		last := len(answers) - 1
+		require.Equal(t, fanfare.OutcomeThrottled, reply.Devices[last].Outcome)
 	}
 }
 
