@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/chromedp/chromedp"
+	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
 	fanfare "github.com/fanfare-dev/fanfare"
@@ -145,5 +146,38 @@ func TestInboxInABrowser(t *testing.T) {
 	require.NoError(t, chromedp.Do(wide.browser, chromedp.Click(chromedp.CSS("li a")), chromedp.WaitVisible(chromedp.CSS("h1"))))
 	narrow.shows("2", last[1:], "*Moons", "*Currents", "Winds")
 	require.Empty(t, st.sandbox.Calls(0, 10), "nobody was sent mail")
+	require.True(t, st.verify().OK)
+}
+
+// TestPostsSurviveKilledWorkers kills workers in the middle of their posts: each reader has
+// the notification once, and nobody was ever in doubt.
+func TestPostsSurviveKilledWorkers(t *testing.T) {
+	t.Parallel()
+	const readers = 10_000
+	st := start(t, setup{workers: 2, batchSize: 1000})
+	st.subscribe(readers)
+	// Somebody is in the way in the middle of each batch.
+	conn, err := pgx.Connect(t.Context(), st.database)
+	require.NoError(t, err)
+	defer conn.Close(context.WithoutCancel(t.Context()))
+	inTheWay, err := conn.Begin(t.Context())
+	require.NoError(t, err)
+	_, err = inTheWay.Exec(t.Context(), `INSERT INTO inboxes (subscriber_number) SELECT generate_series(500, $1::int, 1000)`, readers)
+	require.NoError(t, err)
+
+	id := st.publishWith(map[string]any{"key": "article-1", "topic": "writer-1", "channels": []string{"inapp"}, "content": content("article-1")})
+	require.Eventually(t, func() bool {
+		return st.count(`SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%inbox_%'`) >= 4
+	}, patience, tick, "they are in the middle of their posts")
+	for _, worker := range st.workers {
+		st.kill(worker)
+	}
+	require.NoError(t, inTheWay.Rollback(t.Context()))
+	p := st.completes(id)
+	require.Equal(t, fanfare.Completed, p.State)
+	require.Equal(t, fanfare.Totals{Intended: readers, Sent: readers}, p.Totals)
+	require.Zero(t, st.ambiguous(id))
+	require.EqualValues(t, readers, st.count(`SELECT count(*) FROM inbox_items`))
+	require.EqualValues(t, readers, st.count(`SELECT count(*) FROM inboxes WHERE (last_change, unread) = (1, 1)`))
 	require.True(t, st.verify().OK)
 }
