@@ -22,9 +22,10 @@ func TestMain(m *testing.M) { os.Exit(localtest.Main(m)) }
 // world is a migrated database with a ledger over it, and a connection for looking.
 type world struct {
 	*ledger.Ledger
-	t   testing.TB
-	url string
-	db  *pgx.Conn
+	t        testing.TB
+	url      string
+	db       *pgx.Conn
+	channels []fanfare.Channel // that are on
 }
 
 func newWorld(t testing.TB, change ...func(*ledger.Config)) *world {
@@ -37,7 +38,7 @@ func newWorld(t testing.TB, change ...func(*ledger.Config)) *world {
 	for _, c := range change {
 		c(&cfg)
 	}
-	w.Ledger = w.open(cfg)
+	w.Ledger, w.channels = w.open(cfg), cfg.Channels
 	var err error
 	w.db, err = pgx.Connect(t.Context(), w.url)
 	require.NoError(t, err)
@@ -191,9 +192,14 @@ func draft(key string) fanfare.Draft {
 	return fanfare.Draft{Key: fanfare.Key(key), Topic: "writer-1", Content: fanfare.Content{Title: "Hello", URL: "https://blog.example/" + key}}
 }
 
+// accept accepts a publication of writer-1, on all channels where there are several.
 func (w *world) accept(key string) fanfare.Publication {
 	w.t.Helper()
-	p, err := w.Accept(w.t.Context(), draft(key), "")
+	d := draft(key)
+	if len(w.channels) > 1 {
+		d.Channels = w.channels
+	}
+	p, err := w.Accept(w.t.Context(), d, "")
 	require.NoError(w.t, err)
 	return p
 }

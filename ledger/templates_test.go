@@ -224,9 +224,11 @@ func TestTheDefaultIsEmail(t *testing.T) {
 		c.Channels = []fanfare.Channel{fanfare.SMS, fanfare.Push, fanfare.Email}
 	})
 	w.topic("writer-1")
-	require.Equal(t, []fanfare.Channel{fanfare.Email}, w.accept("article-1").Channels)
+	p, err := w.Accept(t.Context(), draft("article-1"), "")
+	require.NoError(t, err)
+	require.Equal(t, []fanfare.Channel{fanfare.Email}, p.Channels)
 	without := w.open(ledger.Config{Channels: []fanfare.Channel{fanfare.SMS, fanfare.Push}, Expires: 1e9})
-	p, err := without.Accept(t.Context(), draft("article-2"), "")
+	p, err = without.Accept(t.Context(), draft("article-2"), "")
 	require.NoError(t, err)
 	require.Equal(t, []fanfare.Channel{fanfare.Push, fanfare.SMS}, p.Channels, "without email, all that are on")
 }
