@@ -38,7 +38,7 @@ type ProviderEvent struct {
 	ProviderID string
 	// Address is personal. The ledger takes its hash and keeps nothing else of it.
 	Address string
-	// Channel is that of Address, where Delivery is zero and the event is about the
+	// Channel is that of Address. It is needed where Delivery is zero and the event is about the
 	// address alone: its owner wants nothing more from this account, or wants it again.
 	Channel Channel
 	// Digest is a SHA-256 of all that the event says, without the id that the provider

@@ -113,8 +113,7 @@ func (w *Webhook) read(body []byte) ([]fanfare.ProviderEvent, error) {
 	return events, nil
 }
 
-// eventTypes are the events that mean something here. A group_resubscribe does
-// not: who is subscribed is decided by our own books.
+// eventTypes are the events that mean something here.
 var eventTypes = map[string]fanfare.EventType{
 	"processed":         fanfare.EventProcessed,
 	"deferred":          fanfare.EventDeferred,
@@ -126,6 +125,7 @@ var eventTypes = map[string]fanfare.EventType{
 	"spamreport":        fanfare.EventComplained,
 	"unsubscribe":       fanfare.EventUnsubscribed,
 	"group_unsubscribe": fanfare.EventUnsubscribed,
+	"group_resubscribe": fanfare.EventResubscribed,
 }
 
 var (
@@ -163,6 +163,8 @@ func (w *Webhook) event(entry []byte) (event fanfare.ProviderEvent, ok bool) {
 		event.ProviderID = id
 	}
 	switch kind {
+	case fanfare.EventUnsubscribed, fanfare.EventResubscribed:
+		event.Channel = fanfare.Email
 	case fanfare.EventBounced:
 		event.Permanent = text("type") != "blocked"
 		if status := text("status"); enhancedStatus.MatchString(status) {

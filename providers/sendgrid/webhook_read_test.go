@@ -31,7 +31,7 @@ func FuzzEvents(f *testing.F) {
 	f.Add([]byte(strings.Repeat("[", 100) + "\xff"))
 	types := []fanfare.EventType{
 		fanfare.EventProcessed, fanfare.EventDeferred, fanfare.EventDelivered, fanfare.EventBounced, fanfare.EventDropped,
-		fanfare.EventOpened, fanfare.EventClicked, fanfare.EventComplained, fanfare.EventUnsubscribed,
+		fanfare.EventOpened, fanfare.EventClicked, fanfare.EventComplained, fanfare.EventUnsubscribed, fanfare.EventResubscribed,
 	}
 	code, id := regexp.MustCompile(`^([a-z_]*|[245](\.\d{1,3}){2})$`), regexp.MustCompile(`^[A-Za-z0-9_=-]{0,100}$`)
 	w := &Webhook{name: "sendgrid"}

@@ -238,11 +238,27 @@ func TestEventsThatAreNoArray(t *testing.T) {
 	}
 }
 
+// Who leaves, or comes back, may do so on a page of SendGrid's that knows no message.
+func TestLeavingAndComingBackWithoutADelivery(t *testing.T) {
+	t.Parallel()
+	for name, want := range map[string]fanfare.EventType{
+		"unsubscribe": fanfare.EventUnsubscribed, "group_unsubscribe": fanfare.EventUnsubscribed, "group_resubscribe": fanfare.EventResubscribed,
+	} {
+		events, err := read(t, array(one(map[string]any{"event": name, "delivery": nil, "call": nil})))
+		require.NoError(t, err)
+		require.Len(t, events, 1, name)
+		require.Equal(t, want, events[0].Type)
+		require.Equal(t, fanfare.Email, events[0].Channel)
+		require.Zero(t, events[0].Delivery)
+		require.NotEmpty(t, events[0].Address)
+	}
+}
+
 func TestEventsThatMeanNothingTakeNoOtherWithThem(t *testing.T) {
 	t.Parallel()
 	for _, odd := range []string{
 		"null", "1", "true", `"delivered"`, "[]", "[{}]", "{}",
-		one(map[string]any{"event": nil}), one(map[string]any{"event": "Delivered"}), one(map[string]any{"event": 1}), one(map[string]any{"event": "group_resubscribe"}),
+		one(map[string]any{"event": nil}), one(map[string]any{"event": "Delivered"}), one(map[string]any{"event": 1}),
 		one(map[string]any{"timestamp": nil}), one(map[string]any{"timestamp": "soon"}), one(map[string]any{"timestamp": 0}), one(map[string]any{"timestamp": -5}),
 		one(map[string]any{"timestamp": 1.5}), one(map[string]any{"timestamp": int64(1795168801000)}), one(map[string]any{"timestamp": 1e300}),
 	} {
