@@ -76,6 +76,8 @@ WITH address AS MATERIALIZED (
   DELETE FROM shared_addresses k USING address a WHERE k.address_hash = a.hash AND k.channel = a.channel AND NOT a.others
 ), bounces AS (
   DELETE FROM soft_bounces b USING address a WHERE b.channel = a.channel AND b.address_hash = a.hash AND (b.subscriber_number = $1 OR NOT a.others)
+), words AS (
+  DELETE FROM address_events e USING address a WHERE e.channel = a.channel AND e.address_hash = a.hash AND NOT a.others
 ), device AS (
   DELETE FROM devices WHERE subscriber_number = $1
 ), of_channels AS (

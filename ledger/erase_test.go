@@ -103,6 +103,7 @@ func (w *world) live() (email fanfare.BatchRef, call fanfare.CallID) {
 	_, _, err = w.Post(w.t.Context(), inApp, wanted(10), map[string]fanfare.Message{"": {Subject: "Hello", Text: "Tides", URL: "https://blog.example"}})
 	require.NoError(w.t, err)
 
+	w.take(fanfare.ProviderEvent{Provider: "twilio", Type: fanfare.EventResubscribed, At: time.Now(), Address: canary().Phone, Channel: fanfare.SMS})
 	w.report(w.softBounce(email, c.Call, 1), w.about(fanfare.EventOpened, email, c.Call))
 	w.take(w.softBounce(email, c.Call, 2), w.about(fanfare.EventClicked, email, c.Call)) // not applied yet
 	return email, c.Call
@@ -129,6 +130,7 @@ func TestErasureLeavesNothingPersonal(t *testing.T) {
 	w := newWorld(t, every)
 	email, call := w.live()
 	require.Equal(t, []string{
+		"address_events.address_hash: the phone's hash",
 		"devices.token: the word", "devices.token_hash: a token's hash", "event_inbox.address_hash: the email's hash",
 		"shared_addresses.address_hash: the email's hash", "shared_addresses.address_hash: the phone's hash", "soft_bounces.address_hash: the email's hash",
 		"subscribers.attributes: the word", "subscribers.email: the word", "subscribers.email_hash: the email's hash", "subscribers.external_id: the word",

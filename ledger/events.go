@@ -215,12 +215,14 @@ WITH gone AS (
   ON CONFLICT DO NOTHING
   RETURNING publication_id, subscriber_number, channel, type, at, call_id, digest
 ), suppressed AS (
-  INSERT INTO suppressions (channel, address_hash, reason, provider)
-  SELECT DISTINCT ON (channel, address_hash) channel, address_hash, type, provider FROM event
+  INSERT INTO suppressions AS s (channel, address_hash, reason, provider, created_at)
+  SELECT DISTINCT ON (channel, address_hash) channel, address_hash, type, provider,
+    CASE WHEN type = 'unsubscribed' THEN at ELSE clock_timestamp() END FROM event
   WHERE NOT waits AND (type IN ('complained', 'unsubscribed') OR type = 'bounced' AND permanent) AND address_hash IS NOT NULL
     AND (digest IN (SELECT digest FROM stored)) IS TRUE
-  ORDER BY channel, address_hash, type
-  ON CONFLICT DO NOTHING
+    AND NOT (type = 'unsubscribed' AND EXISTS (SELECT FROM address_events a -- and came back since
+      WHERE a.channel = event.channel AND a.address_hash = event.address_hash AND NOT a.leaves AND a.at > event.at))
+  ORDER BY channel, address_hash, type = 'unsubscribed', type, at DESC` + whereSuppressedSQL + `
 ), known AS MATERIALIZED ( -- and stays so until this is committed: of who was erased nothing is kept
   SELECT e.subscriber_number FROM (SELECT DISTINCT subscriber_number FROM event WHERE type = 'bounced' AND NOT permanent) e
   CROSS JOIN LATERAL (SELECT FROM subscribers s WHERE s.subscriber_number = e.subscriber_number AND s.erased_at IS NULL OFFSET 0 FOR KEY SHARE) s
@@ -232,8 +234,12 @@ WITH gone AS (
   ORDER BY channel, address_hash, publication_id, subscriber_number, at
   ON CONFLICT DO NOTHING
   RETURNING channel, address_hash, at
+), past AS ( -- what counts no more; others may be at it
+  DELETE FROM soft_bounces WHERE ctid = ANY (ARRAY(
+    SELECT ctid FROM soft_bounces WHERE at < clock_timestamp() - make_interval(secs => $2) AND EXISTS (SELECT FROM soft)
+    ORDER BY at LIMIT 1000 FOR UPDATE SKIP LOCKED))
 ), worn AS (
-  INSERT INTO suppressions (channel, address_hash, reason, provider)
+  INSERT INTO suppressions AS s (channel, address_hash, reason, provider)
   SELECT s.channel, s.address_hash, 'soft_bounces', (SELECT min(provider) FROM event e WHERE e.channel = s.channel AND e.address_hash = s.address_hash)
   FROM (SELECT channel, address_hash, count(*) AS more, max(at) AS last FROM soft GROUP BY channel, address_hash) s
   CROSS JOIN LATERAL (SELECT count(*) AS before FROM soft_bounces b
@@ -241,8 +247,7 @@ WITH gone AS (
   WHERE s.more + b.before >= $3
     AND NOT EXISTS (SELECT FROM event e WHERE e.channel = s.channel AND e.address_hash = s.address_hash AND NOT e.waits
       AND (e.type IN ('complained', 'unsubscribed') OR e.type = 'bounced' AND e.permanent)) -- said by suppressed
-  ORDER BY s.channel, s.address_hash
-  ON CONFLICT DO NOTHING
+  ORDER BY s.channel, s.address_hash` + whereSuppressedSQL + `
 ), proof AS (
   SELECT DISTINCT ON (publication_id, call_id) * FROM stored
   WHERE call_id IS NOT NULL AND type <> 'unsubscribed' ORDER BY publication_id, call_id, at, type, digest

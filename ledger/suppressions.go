@@ -3,6 +3,7 @@ package ledger
 import (
 	"context"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"time"
 
@@ -20,8 +21,26 @@ const (
 	softBouncesWithin = 30 * 24 * time.Hour
 )
 
+// addressEventsFor is how long it is known what was said of addresses alone. Providers
+// repeat a report for a day at most.
+const addressEventsFor = 7 * 24 * time.Hour
+
+// addressEventsLock is held while address events are taken in, one webhook after the
+// other: of two about one address, the later one must see the other.
+const addressEventsLock = `hashtextextended('fanfare address events', 0)`
+
+// whereSuppressedSQL is what happens to an address that is suppressed already, s: the
+// first reason stands, but who only left may come back, which must not lift what else
+// is held against the address.
+const whereSuppressedSQL = `
+  ON CONFLICT (channel, address_hash) DO UPDATE SET
+    reason = CASE WHEN excluded.reason IN ('stopped', 'unsubscribed') THEN s.reason ELSE excluded.reason END,
+    provider = CASE WHEN excluded.reason IN ('stopped', 'unsubscribed') THEN s.provider ELSE excluded.provider END,
+    created_at = CASE WHEN excluded.reason IN ('stopped', 'unsubscribed') THEN GREATEST(s.created_at, excluded.created_at) ELSE s.created_at END
+  WHERE s.reason IN ('stopped', 'unsubscribed')`
+
 // Suppress keeps addresses from being used, whoever wants them, and returns how many
-// were not kept from it already: the first reason stands.
+// were not kept from it already. The first reason stands, but for that of who only left.
 func (l *Ledger) Suppress(ctx context.Context, channel fanfare.Channel, refused []fanfare.Refused) (created int64, err error) {
 	b := &pgx.Batch{}
 	queueSuppress(b, channel, refused, nil, nil).QueryRow(func(row pgx.Row) error { return row.Scan(&created) })
@@ -43,10 +62,11 @@ func queueSuppress(b *pgx.Batch, channel fanfare.Channel, refused []fanfare.Refu
 		), pruned AS (
 		  DELETE FROM devices WHERE token_hash IN (SELECT hash FROM refused WHERE reason = 'dead_token')
 		), created AS (
-		  INSERT INTO suppressions (channel, address_hash, reason, provider) SELECT $1, hash, reason, (SELECT provider FROM calls WHERE publication_id = $4 AND call_id = $5) FROM refused
-		  ON CONFLICT DO NOTHING RETURNING 1
+		  INSERT INTO suppressions AS s (channel, address_hash, reason, provider) SELECT $1, hash, reason, (SELECT provider FROM calls WHERE publication_id = $4 AND call_id = $5) FROM refused`+whereSuppressedSQL+`
+		    AND excluded.reason NOT IN ('stopped', 'unsubscribed')
+		  RETURNING xmax = 0 AS new
 		)
-		SELECT count(*) FROM created`, string(channel), addresses, reasons, publication, call)
+		SELECT count(*) FILTER (WHERE new) FROM created`, string(channel), addresses, reasons, publication, call)
 }
 
 // queueRefused suppresses the addresses that a call's provider refused for good.
@@ -57,43 +77,61 @@ func queueRefused(b *pgx.Batch, ref fanfare.BatchRef, s fanfare.Settlement) {
 }
 
 // heardAtOnce queues what events say of addresses alone, which needs no delivery to be
-// found, and returns the other events. What has been said later is not overruled by
-// what was said before it, in whatever order they come: as far as it is known.
+// found, and returns the other events.
 func heardAtOnce(b *pgx.Batch, events []fanfare.ProviderEvent) []fanfare.ProviderEvent {
 	others := make([]fanfare.ProviderEvent, 0, len(events))
+	var digests [][]byte
+	var channels, addresses, providers []string
+	var leave []bool
+	var ats []time.Time
 	for _, e := range events {
 		leaves := e.Type == fanfare.EventUnsubscribed && e.Delivery == (fanfare.DeliveryID{})
 		comesBack := e.Type == fanfare.EventResubscribed
 		if comesBack && e.Channel == "" {
 			e.Channel = e.Delivery.Channel
 		}
+		address := eventText(e.Address, len(e.Address))
 		switch {
-		case e.Address == "" || !e.Channel.Valid() || !leaves && !comesBack:
-			if e.Type != fanfare.EventResubscribed {
-				others = append(others, e)
-			}
-		case leaves:
-			b.Queue(`
-				INSERT INTO suppressions AS s (channel, address_hash, reason, provider, created_at) SELECT $1, address_hash($2), $3, $4, $5
-				ON CONFLICT (channel, address_hash) DO UPDATE SET created_at = GREATEST(s.created_at, excluded.created_at)
-				WHERE s.reason IN ('stopped', 'unsubscribed')`, string(e.Channel), e.Address, leftBy(e.Channel), e.Provider, e.At)
-		case comesBack:
-			b.Queue(`
-				DELETE FROM suppressions
-				WHERE channel = $1 AND address_hash = address_hash($2) AND reason IN ('stopped', 'unsubscribed') AND created_at < $3`, string(e.Channel), e.Address, e.At)
+		case address != nil && e.Channel.Valid() && (leaves || comesBack):
+			digests, channels, addresses = append(digests, e.Digest[:]), append(channels, string(e.Channel)), append(addresses, *address)
+			providers, leave, ats = append(providers, e.Provider), append(leave, leaves), append(ats, e.At)
+		case !comesBack: // of nobody it means nothing
+			others = append(others, e)
 		}
+	}
+	if len(digests) > 0 {
+		b.Queue(`SELECT pg_advisory_xact_lock(` + addressEventsLock + `)`)
+		b.Queue(hearSQL, digests, channels, addresses, providers, leave, ats, seconds(addressEventsFor))
 	}
 	return others
 }
 
-// leftBy is the reason when somebody wants nothing more from an account: an SMS is
-// answered with STOP.
-func leftBy(channel fanfare.Channel) fanfare.SuppressionReason {
-	if channel == fanfare.SMS {
-		return fanfare.SuppressedStopped
-	}
-	return fanfare.SuppressedUnsubscribed
-}
+// hearSQL lets the last word about each address count, once, in whatever order they
+// come. A word that is not new changes nothing: a person may have decided since. To an
+// SMS people answer STOP. $1 to $6 the events, $7 for how long they are kept.
+const hearSQL = `
+WITH said AS MATERIALIZED (
+  SELECT DISTINCT ON (digest) digest, channel::channel AS channel, address_hash(address) AS address_hash, provider, leaves, at
+  FROM unnest($1::bytea[], $2::text[], $3::text[], $4::text[], $5::bool[], $6::timestamptz[]) AS e (digest, channel, address, provider, leaves, at)
+  ORDER BY digest
+), past AS (
+  DELETE FROM address_events WHERE digest = ANY (ARRAY(
+    SELECT digest FROM address_events WHERE at < clock_timestamp() - make_interval(secs => $7) ORDER BY at LIMIT 1000))
+), new AS (
+  INSERT INTO address_events (digest, channel, address_hash, leaves, at) SELECT digest, channel, address_hash, leaves, at FROM said
+  ON CONFLICT DO NOTHING RETURNING digest
+), word AS MATERIALIZED (
+  SELECT DISTINCT ON (channel, address_hash) * FROM said WHERE digest IN (SELECT digest FROM new)
+  ORDER BY channel, address_hash, at DESC, leaves DESC
+), left_now AS (
+  INSERT INTO suppressions AS s (channel, address_hash, reason, provider, created_at)
+  SELECT channel, address_hash, CASE channel WHEN 'sms' THEN 'stopped' ELSE 'unsubscribed' END, provider, at FROM word w
+  WHERE leaves AND NOT EXISTS (SELECT FROM address_events e WHERE e.channel = w.channel AND e.address_hash = w.address_hash AND e.at > w.at)
+  ORDER BY channel, address_hash` + whereSuppressedSQL + `
+)
+DELETE FROM suppressions s USING word w
+WHERE NOT w.leaves AND s.channel = w.channel::text AND s.address_hash = w.address_hash
+  AND s.reason IN ('stopped', 'unsubscribed') AND s.created_at < w.at`
 
 // Suppressions lists suppressed addresses by their hash, which is all that is kept of
 // them.
@@ -101,8 +139,9 @@ func (l *Ledger) Suppressions(ctx context.Context, q fanfare.SuppressionQuery) (
 	rows, err := l.pool.Query(ctx, `
 		SELECT channel, encode(address_hash, 'hex'), reason, COALESCE(provider, ''), created_at FROM suppressions
 		WHERE (channel, address_hash) > ($1, $2) AND ($3 = '' OR channel = $3) AND ($4 = '' OR reason = $4) AND ($5 = '' OR address_hash = decode($5, 'hex'))
-		ORDER BY channel, address_hash LIMIT $6`,
-		string(q.AfterChannel), hashOf(q.AfterHash), string(q.Channel), string(q.Reason), q.Hash, q.Limit)
+		  AND ($6 = '' OR address_hash = address_hash($6))
+		ORDER BY channel, address_hash LIMIT $7`,
+		string(q.AfterChannel), hashOf(q.AfterHash), string(q.Channel), string(q.Reason), q.Hash, q.Address, q.Limit)
 	if err != nil {
 		return nil, failed("list suppressions", err)
 	}
@@ -118,15 +157,23 @@ func hashOf(text string) []byte {
 	return hash
 }
 
-// LiftSuppression lets an address be used again, and returns whether it was
-// suppressed. Its soft bounces are forgotten.
-func (l *Ledger) LiftSuppression(ctx context.Context, channel fanfare.Channel, address string) (lifted bool, err error) {
-	err = l.pool.QueryRow(ctx, `
+// LiftSuppression lets an address be used again, and returns what it was suppressed
+// for: nothing else is kept of it. Its soft bounces are forgotten. It fails with
+// fanfare.ErrNotFound when the address is not suppressed.
+func (l *Ledger) LiftSuppression(ctx context.Context, channel fanfare.Channel, address string) (fanfare.Suppression, error) {
+	op := "lift a suppression of " + string(channel)
+	rows, err := l.pool.Query(ctx, `
 		WITH forgotten AS (
 		  DELETE FROM soft_bounces WHERE channel = $1::text::channel AND address_hash = address_hash($2)
-		), lifted AS (
-		  DELETE FROM suppressions WHERE channel = $1 AND address_hash = address_hash($2) RETURNING 1
 		)
-		SELECT EXISTS (SELECT FROM lifted)`, string(channel), address).Scan(&lifted)
-	return lifted, failed("lift a suppression of "+string(channel), err)
+		DELETE FROM suppressions WHERE channel = $1 AND address_hash = address_hash($2)
+		RETURNING channel, encode(address_hash, 'hex'), reason, COALESCE(provider, ''), created_at`, string(channel), address)
+	if err != nil {
+		return fanfare.Suppression{}, failed(op, err)
+	}
+	lifted, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByPos[fanfare.Suppression])
+	if errors.Is(err, pgx.ErrNoRows) {
+		err = fanfare.ErrNotFound
+	}
+	return lifted, failed(op, err)
 }

@@ -4,12 +4,15 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
 
 	fanfare "github.com/fanfare-dev/fanfare"
 )
@@ -49,14 +52,21 @@ func TestWhoAnswersStopIsLeftAloneUntilTheyComeBack(t *testing.T) {
 		"stop, start, stop":                     {[]fanfare.ProviderEvent{about(stop, fanfare.SMS, phone, at(1)), about(start, fanfare.SMS, phone, at(2)), about(stop, fanfare.SMS, phone, at(3))}, true},
 		"a start that comes late":               {[]fanfare.ProviderEvent{about(stop, fanfare.SMS, phone, at(3)), about(start, fanfare.SMS, phone, at(2))}, true},
 		"a second stop, and a start in between": {[]fanfare.ProviderEvent{about(stop, fanfare.SMS, phone, at(1)), about(stop, fanfare.SMS, phone, at(3)), about(start, fanfare.SMS, phone, at(2))}, true},
+		"a stop that comes late":                {[]fanfare.ProviderEvent{about(start, fanfare.SMS, phone, at(2)), about(stop, fanfare.SMS, phone, at(1))}, false},
 		"a start on another channel":            {[]fanfare.ProviderEvent{about(stop, fanfare.SMS, phone, at(1)), about(start, fanfare.Email, phone, at(2))}, true},
 		"a start of somebody else":              {[]fanfare.ProviderEvent{about(stop, fanfare.SMS, phone, at(1)), about(start, fanfare.SMS, "+34600000002", at(2))}, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t, every)
-			for range 2 { // at once or one by one
-				require.NoError(t, w.TakeEvents(t.Context(), c.events))
+			for _, e := range c.events {
+				require.NoError(t, w.TakeEvents(t.Context(), []fanfare.ProviderEvent{e}))
+			}
+			again := slices.Clone(c.events) // reports come again, in any order and company
+			slices.Reverse(again)
+			for _, e := range c.events {
+				require.NoError(t, w.TakeEvents(t.Context(), append(again, e)))
+				require.NoError(t, w.TakeEvents(t.Context(), []fanfare.ProviderEvent{e}))
 			}
 			if c.want {
 				require.Equal(t, map[string]fanfare.SuppressionReason{phone: fanfare.SuppressedStopped}, w.suppressed(fanfare.SMS, phone))
@@ -82,6 +92,131 @@ func TestComingBackLiftsOnlyWhatLeavingBrought(t *testing.T) {
 	}
 }
 
+// TestComingBackLiftsNothingElse: who left and is refused for another reason too stays refused.
+func TestComingBackLiftsNothingElse(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, every)
+	const phone = "+34600000001"
+	require.NoError(t, w.TakeEvents(t.Context(), []fanfare.ProviderEvent{about(fanfare.EventUnsubscribed, fanfare.SMS, phone, time.Now().Add(-time.Hour))}))
+	for _, want := range []fanfare.SuppressionReason{fanfare.SuppressedInvalid, fanfare.SuppressedManual} {
+		created, err := w.Suppress(t.Context(), fanfare.SMS, []fanfare.Refused{{Address: phone, Reason: want}})
+		require.NoError(t, err)
+		require.Zero(t, created, "it was suppressed already")
+	}
+	require.NoError(t, w.TakeEvents(t.Context(), []fanfare.ProviderEvent{about(fanfare.EventResubscribed, fanfare.SMS, phone, time.Now())}))
+	require.Equal(t, map[string]fanfare.SuppressionReason{phone: fanfare.SuppressedInvalid}, w.suppressed(fanfare.SMS, phone))
+}
+
+// TestAPersonsWordOutlivesARepeatedReport: what was lifted is not suppressed by a report that comes again.
+func TestAPersonsWordOutlivesARepeatedReport(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, every)
+	const phone = "+34600000001"
+	stop := []fanfare.ProviderEvent{about(fanfare.EventUnsubscribed, fanfare.SMS, phone, time.Now().Add(-time.Hour))}
+	require.NoError(t, w.TakeEvents(t.Context(), stop))
+	_, err := w.LiftSuppression(t.Context(), fanfare.SMS, phone)
+	require.NoError(t, err)
+	require.NoError(t, w.TakeEvents(t.Context(), stop))
+	require.Empty(t, w.suppressed(fanfare.SMS, phone))
+}
+
+// TestWordsOfManyAtOnce takes the words of some people in, from webhooks that come at
+// once and each in an order of its own: the last word of each counts.
+func TestWordsOfManyAtOnce(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, every)
+	const people, words, webhooks = 20, 6, 8
+	var events []fanfare.ProviderEvent
+	for n := range people {
+		for word := range words + n%2 {
+			kind := fanfare.EventUnsubscribed
+			if word%2 == 1 {
+				kind = fanfare.EventResubscribed
+			}
+			events = append(events, about(kind, fanfare.SMS, fmt.Sprintf("+346000000%02d", n), time.Now().Add(time.Duration(word-100)*time.Minute)))
+		}
+	}
+	var all errgroup.Group
+	for range webhooks {
+		mine := slices.Clone(events)
+		rand.Shuffle(len(mine), func(i, j int) { mine[i], mine[j] = mine[j], mine[i] })
+		all.Go(func() error {
+			for part := range slices.Chunk(mine, 7) {
+				if err := w.TakeEvents(t.Context(), part); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	require.NoError(t, all.Wait())
+	list, err := w.Suppressions(t.Context(), fanfare.SuppressionQuery{Limit: 100})
+	require.NoError(t, err)
+	require.Len(t, list, people/2, "who said an odd number of words said STOP last")
+}
+
+func TestAddressEventsAreForgotten(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, every)
+	say := func(phone string, at time.Time) {
+		require.NoError(t, w.TakeEvents(t.Context(), []fanfare.ProviderEvent{about(fanfare.EventUnsubscribed, fanfare.SMS, phone, at)}))
+	}
+	say("+34600000001", time.Now().Add(-8*24*time.Hour))
+	say("+34600000002", time.Now().Add(-6*24*time.Hour))
+	say("+34600000003", time.Now())
+	require.Equal(t, 2, one[int](w, `SELECT count(*) FROM address_events`))
+	require.Len(t, w.suppressed(fanfare.SMS, "+34600000001", "+34600000002", "+34600000003"), 3)
+}
+
+// TestLeavingByAMessageIsTakenBack: leaving is applied with its delivery, and may be later
+// than the word that takes it back.
+func TestLeavingByAMessageIsTakenBack(t *testing.T) {
+	t.Parallel()
+	for name, backFirst := range map[string]bool{"applied before": false, "applied after": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			ref, call := w.sentTo(2)
+			leaves := func(number int) fanfare.ProviderEvent {
+				e := event(fanfare.EventUnsubscribed, ref, number, call)
+				e.Address, e.At = person(number).Email, time.Now().Add(-time.Hour)
+				return digested(e)
+			}
+			steps := []func(){
+				func() { w.report(leaves(1), leaves(2)) },
+				func() {
+					back := about(fanfare.EventResubscribed, fanfare.Email, person(1).Email, time.Now().Add(-time.Minute))
+					early := about(fanfare.EventResubscribed, fanfare.Email, person(2).Email, time.Now().Add(-2*time.Hour))
+					require.NoError(t, w.TakeEvents(t.Context(), []fanfare.ProviderEvent{back, early}))
+				},
+			}
+			if backFirst {
+				slices.Reverse(steps)
+			}
+			for _, step := range steps {
+				step()
+			}
+			require.Equal(t, map[string]fanfare.SuppressionReason{person(2).Email: fanfare.SuppressedUnsubscribed}, w.suppressed(fanfare.Email, person(1).Email, person(2).Email))
+		})
+	}
+}
+
+// TestWhoLeftAndComplainsStaysSuppressed for what weighs more, at once or later.
+func TestWhoLeftAndComplainsStaysSuppressed(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	ref, call := w.sentTo(2)
+	says := func(kind fanfare.EventType, number int) fanfare.ProviderEvent {
+		e := event(kind, ref, number, call)
+		e.Address = person(number).Email
+		return digested(e)
+	}
+	w.report(says(fanfare.EventUnsubscribed, 1), says(fanfare.EventUnsubscribed, 2), says(fanfare.EventComplained, 2))
+	w.report(says(fanfare.EventComplained, 1))
+	require.Equal(t, map[string]fanfare.SuppressionReason{person(1).Email: fanfare.SuppressedComplained, person(2).Email: fanfare.SuppressedComplained},
+		w.suppressed(fanfare.Email, person(1).Email, person(2).Email))
+}
+
 func TestAPersonSuppressesAndLifts(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, every)
@@ -94,11 +229,14 @@ func TestAPersonSuppressesAndLifts(t *testing.T) {
 	require.NoError(t, err)
 	require.Zero(t, created)
 	require.Equal(t, fanfare.SuppressedComplained, w.suppressed(fanfare.Email, "bob@mail.example")["bob@mail.example"], "the first reason stands")
-	for _, want := range []bool{true, false} {
-		lifted, err := w.LiftSuppression(t.Context(), fanfare.Email, "ADA@mail.example")
-		require.NoError(t, err)
-		require.Equal(t, want, lifted)
-	}
+	lifted, err := w.LiftSuppression(t.Context(), fanfare.Email, "ADA@mail.example")
+	require.NoError(t, err)
+	require.Equal(t, fanfare.SuppressedBounced, lifted.Reason)
+	_, err = w.LiftSuppression(t.Context(), fanfare.Email, "ADA@mail.example")
+	require.ErrorIs(t, err, fanfare.ErrNotFound)
+	found, err := w.Suppressions(t.Context(), fanfare.SuppressionQuery{Address: "BOB@mail.example", Limit: 10})
+	require.NoError(t, err)
+	require.Len(t, found, 1)
 	require.Empty(t, w.suppressed(fanfare.SMS, "bob@mail.example"))
 
 	var paged []fanfare.Suppression
@@ -152,6 +290,7 @@ func TestAnAddressThatBouncesTooOftenIsSuppressed(t *testing.T) {
 			w.bounced(false, time.Now().Add(-2*time.Hour), "a")
 			w.bounced(false, time.Now().Add(-time.Hour), "b")
 			require.Empty(t, w.suppressed(fanfare.Email, person(1).Email), "two in a month, however often they are reported")
+			require.Equal(t, 2, one[int](w, `SELECT count(*) FROM soft_bounces`), "those that count no more are removed in passing")
 			for _, keys := range times {
 				w.bounced(false, time.Now(), keys...)
 			}
@@ -161,9 +300,9 @@ func TestAnAddressThatBouncesTooOftenIsSuppressed(t *testing.T) {
 			require.Equal(t, "skipped suppressed", w.state(second, 1))
 			require.Equal(t, "sending", w.state(second, 2))
 
-			lifted, err := w.LiftSuppression(t.Context(), fanfare.Email, person(1).Email)
+			_, err := w.LiftSuppression(t.Context(), fanfare.Email, person(1).Email)
 			require.NoError(t, err)
-			require.True(t, lifted)
+			require.Equal(t, 0, one[int](w, `SELECT count(*) FROM soft_bounces`))
 			w.bounced(false, time.Now(), "d", "e")
 			require.Empty(t, w.suppressed(fanfare.Email, person(1).Email), "counted anew")
 			w.balanced()

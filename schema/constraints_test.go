@@ -32,6 +32,8 @@ var wrong = []struct{ constraint, sql string }{
 	{"suppression_reason_is_known", `INSERT INTO suppressions (channel, address_hash, reason) SELECT 'email', address_hash('a'), '' WHERE $1::uuid IS NOT NULL`},
 	{"suppression_hash_is_a_sha256", `INSERT INTO suppressions (channel, address_hash, reason) SELECT 'email', '', 'manual' WHERE $1::uuid IS NOT NULL`},
 	{"suppression_channel_is_known", `INSERT INTO suppressions (channel, address_hash, reason) SELECT 'pigeon', address_hash('a'), 'manual' WHERE $1::uuid IS NOT NULL`},
+	{"address_event_digest_is_a_sha256", `INSERT INTO address_events SELECT '', 'sms', address_hash('a'), true, now() WHERE $1::uuid IS NOT NULL`},
+	{"address_event_hash_is_a_sha256", `INSERT INTO address_events SELECT address_hash('a'), 'sms', '', true, now() WHERE $1::uuid IS NOT NULL`},
 
 	{"device_hash_is_that_of_its_token", `INSERT INTO devices (token_hash, subscriber_number, token) SELECT address_hash('a'), 1, 'b' WHERE $1::uuid IS NOT NULL`},
 	{"device_token_is_1_to_4096_bytes", `INSERT INTO devices (token_hash, subscriber_number, token) SELECT address_hash(''), 1, '' WHERE $1::uuid IS NOT NULL`},

@@ -3,9 +3,7 @@ package server
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"encoding/csv"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -24,11 +22,12 @@ import (
 )
 
 // Suppressor keeps the addresses that must not be used. Of those given to Suppress
-// it returns how many were not suppressed already.
+// it returns how many were not suppressed already. LiftSuppression returns what it
+// lifted, or fails with fanfare.ErrNotFound.
 type Suppressor interface {
 	Suppressions(ctx context.Context, q fanfare.SuppressionQuery) ([]fanfare.Suppression, error)
 	Suppress(ctx context.Context, channel fanfare.Channel, refused []fanfare.Refused) (created int64, err error)
-	LiftSuppression(ctx context.Context, channel fanfare.Channel, address string) (lifted bool, err error)
+	LiftSuppression(ctx context.Context, channel fanfare.Channel, address string) (fanfare.Suppression, error)
 }
 
 type suppressions struct {
@@ -72,8 +71,7 @@ func (s *suppressions) Suppress(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	hash := sha256.Sum256([]byte(strings.ToLower(address)))
-	list, err := s.ledger.Suppressions(ctx, fanfare.SuppressionQuery{Channel: asked.Channel, Hash: hex.EncodeToString(hash[:]), Limit: 1})
+	list, err := s.ledger.Suppressions(ctx, fanfare.SuppressionQuery{Channel: asked.Channel, Address: address, Limit: 1})
 	if err != nil {
 		return err
 	}
@@ -96,13 +94,13 @@ func (s *suppressions) LiftSuppression(c echo.Context) error {
 		return &fanfare.InvalidError{Violations: []fanfare.Violation{{Field: "address", Detail: why}}}
 	}
 	lifted, err := s.ledger.LiftSuppression(c.Request().Context(), asked.Channel, address)
+	if errors.Is(err, fanfare.ErrNotFound) {
+		return errNoSuppression
+	}
 	if err != nil {
 		return err
 	}
-	if !lifted {
-		return errNoSuppression
-	}
-	return c.NoContent(http.StatusNoContent)
+	return c.JSON(http.StatusOK, lifted)
 }
 
 // suppressible gives an address in the form that subscribers' have, or says what is

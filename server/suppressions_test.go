@@ -53,21 +53,24 @@ func (f *fakeLedger) Suppressions(ctx context.Context, q fanfare.SuppressionQuer
 	var list []fanfare.Suppression
 	for _, s := range f.refusals {
 		behind := cmp.Or(strings.Compare(string(s.Channel), string(q.AfterChannel)), strings.Compare(s.Hash, q.AfterHash)) > 0
-		if behind && len(list) < q.Limit && (q.Channel == "" || q.Channel == s.Channel) && (q.Reason == "" || q.Reason == s.Reason) && (q.Hash == "" || q.Hash == s.Hash) {
+		if behind && len(list) < q.Limit && (q.Channel == "" || q.Channel == s.Channel) && (q.Reason == "" || q.Reason == s.Reason) && (q.Hash == "" || q.Hash == s.Hash) &&
+			(q.Address == "" || suppressionOf(s.Channel, q.Address, "").Hash == s.Hash) {
 			list = append(list, s)
 		}
 	}
 	return list, err
 }
 
-func (f *fakeLedger) LiftSuppression(ctx context.Context, channel fanfare.Channel, address string) (bool, error) {
+func (f *fakeLedger) LiftSuppression(ctx context.Context, channel fanfare.Channel, address string) (lifted fanfare.Suppression, err error) {
 	leave, err := f.enter(ctx, "lift")
 	defer leave()
 	at := f.place(channel, address)
-	if at >= 0 {
-		f.refusals = slices.Delete(f.refusals, at, at+1)
+	if err != nil || at < 0 {
+		return lifted, cmp.Or(err, fanfare.ErrNotFound)
 	}
-	return at >= 0, err
+	lifted = f.refusals[at]
+	f.refusals = slices.Delete(f.refusals, at, at+1)
+	return lifted, nil
 }
 
 func TestAnAddressIsSuppressedAndLifted(t *testing.T) {
@@ -89,7 +92,11 @@ func TestAnAddressIsSuppressedAndLifted(t *testing.T) {
 	require.Equal(t, fanfare.SuppressedManual, r.ledger.refusals[1].Reason)
 
 	lift := `{"channel": "email", "address": "ada@MAIL.example"}`
-	require.Equal(t, http.StatusNoContent, r.send(t, http.MethodPost, "/v1/suppressions/lift", lift).status)
+	got = r.send(t, http.MethodPost, "/v1/suppressions/lift", lift)
+	require.Equal(t, http.StatusOK, got.status)
+	var lifted fanfare.Suppression
+	got.into(t, &lifted)
+	require.Equal(t, suppressionOf(fanfare.Email, "ada@mail.example", fanfare.SuppressedComplained), lifted)
 	require.Equal(t, http.StatusNotFound, r.send(t, http.MethodPost, "/v1/suppressions/lift", lift).status)
 	require.Len(t, r.ledger.refusals, 1)
 }

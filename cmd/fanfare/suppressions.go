@@ -67,10 +67,14 @@ func (a *app) listSuppressionsCommand() *cobra.Command {
 	return cmd
 }
 
-// hashOf is what the server keeps of an address.
+// hashOf is what the server keeps of an address; of a phone number, without what people
+// write between its digits.
 func hashOf(address string) string {
 	if address == "" {
 		return ""
+	}
+	if strings.HasPrefix(address, "+") && !strings.Contains(address, "@") {
+		address = strings.NewReplacer(" ", "", "-", "", ".", "", "(", "", ")", "").Replace(address)
 	}
 	sum := sha256.Sum256([]byte(strings.ToLower(address)))
 	return hex.EncodeToString(sum[:])
@@ -122,7 +126,8 @@ func (a *app) suppressCommand() *cobra.Command {
 }
 
 func (a *app) liftCommand() *cobra.Command {
-	return &cobra.Command{
+	var asJSON bool
+	cmd := &cobra.Command{
 		Use: "lift CHANNEL ADDRESS", Short: "Let an address be used again", Args: cobra.ExactArgs(2),
 		RunE: does(func(cmd *cobra.Command, args []string) error {
 			c, err := a.client()
@@ -130,13 +135,20 @@ func (a *app) liftCommand() *cobra.Command {
 				return err
 			}
 			asked := api.SuppressedAddress{Channel: fanfare.Channel(args[0]), Address: args[1]}
-			if err := c.send(cmd.Context(), http.MethodPost, "/v1/suppressions/lift", asked, nil); err != nil {
+			var lifted fanfare.Suppression
+			if err := c.send(cmd.Context(), http.MethodPost, "/v1/suppressions/lift", asked, &lifted); err != nil {
 				return err
 			}
-			fmt.Fprintln(a.out, "Lifted. A provider that keeps a list of its own may go on refusing it: lift it there too.")
+			if asJSON {
+				return a.printJSON(lifted)
+			}
+			fmt.Fprintf(a.out, "Lifted: it was suppressed on %s (%s) since %s. A provider that keeps a list of its own may go on refusing it: lift it there too.\n",
+				lifted.Channel, lifted.Reason, lifted.CreatedAt.Local().Format("2006-01-02 15:04"))
 			return nil
 		}),
 	}
+	jsonFlag(cmd, &asJSON)
+	return cmd
 }
 
 func (a *app) importSuppressionsCommand() *cobra.Command {

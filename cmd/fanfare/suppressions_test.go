@@ -21,7 +21,7 @@ func TestSuppressions(t *testing.T) {
 	s := newStub(t, map[string][]answer{
 		"GET /v1/suppressions":         {{http.StatusOK, api.SuppressionList{Items: []fanfare.Suppression{one}, NextCursor: &more}}, {http.StatusOK, api.SuppressionList{Items: []fanfare.Suppression{one}}}, {http.StatusOK, api.SuppressionList{}}},
 		"POST /v1/suppressions":        {{http.StatusCreated, one}},
-		"POST /v1/suppressions/lift":   {{http.StatusNoContent, nil}},
+		"POST /v1/suppressions/lift":   {{http.StatusOK, one}},
 		"POST /v1/suppressions/import": {{http.StatusOK, fanfare.ImportReport{Created: 1, Unchanged: 1, RejectedCount: 1, Rejected: []fanfare.RejectedLine{{Line: 3, Error: "has no address"}}}}},
 	})
 	run := func(args, stdin string) result {
@@ -39,8 +39,11 @@ func TestSuppressions(t *testing.T) {
 
 	require.Equal(t, "Suppressed on push (dead_token): nothing is sent to it from the next claim on.\n", run("add push test1", "").out)
 	require.JSONEq(t, `{"channel": "push", "address": "test1", "reason": "manual"}`, s.last().body)
-	require.Contains(t, run("lift push test1", "").out, "Lifted.")
+	require.Contains(t, run("lift push test1", "").out, "Lifted: it was suppressed on push (dead_token) since")
 	require.JSONEq(t, `{"channel": "push", "address": "test1"}`, s.last().body)
+	require.Empty(t, cmp.Diff(one, fromJSON[fanfare.Suppression](t, run("lift push test1 --json", ""))))
+	run("list --address +34(600)000-001", "")
+	require.Contains(t, s.query, "address_hash="+hashOf("+34600000001"))
 
 	got = run("import email - --format csv", "email\na@mail.example\nA@mail.example\n,\n")
 	require.Equal(t, "Suppressed on email: 1 new, 1 known already, 1 rejected.\n  line 3: has no address\n", got.out)
