@@ -479,7 +479,7 @@ func TestALateBounceAndTheFinishDoNotMissEachOther(t *testing.T) {
 		call := w.claimNew(ref, 1).Call
 		w.settle(ref, call, fanfare.OutcomeAccepted)
 		blocked := event(fanfare.EventBounced, ref, 1, call)
-		blocked.Permanent = false
+		blocked.Permanent, blocked.Address = false, "" // three would suppress the address
 		w.take(digested(blocked))
 		atOnce(t, 2, func(i int) (err error) {
 			if i == 0 {
