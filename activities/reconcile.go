@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"sync"
 	"time"
 
 	fanfare "github.com/fanfare-dev/fanfare"
@@ -53,8 +54,12 @@ func (NoLookUp) LookUp(context.Context, fanfare.Question) (fanfare.Sighting, err
 }
 
 const (
-	// looksAtOnce bounds one run of Reconcile, so that it ends within its time-out.
-	looksAtOnce = 20
+	// looksAtMost and looksWithin bound one run of Reconcile, so that it ends within its
+	// time-out, and looksAtOnce what a provider is asked at the same time: where a call is one
+	// message, a worker that is gone leaves some hundred in doubt.
+	looksAtMost = 200
+	looksWithin = time.Minute
+	looksAtOnce = 8
 	lookFirst   = 500 * time.Millisecond
 	lookAtMost  = 30 * time.Second
 	lookTimeout = 10 * time.Second
@@ -78,22 +83,45 @@ type ReconcileResult struct {
 func (r *Reconciling) Reconcile(ctx context.Context, in ReconcileInput) (ReconcileResult, error) {
 	stop := heartbeat(ctx)
 	defer stop()
-	due, _, err := r.Doubter.Doubts(ctx, in.Publication, in.Channel, looksAtOnce)
+	due, _, err := r.Doubter.Doubts(ctx, in.Publication, in.Channel, looksAtMost)
 	if err != nil {
 		return ReconcileResult{}, err
 	}
-	var result ReconcileResult
-	for _, doubt := range due {
-		settled, err := r.reconcile(ctx, doubt)
-		if err != nil {
-			return ReconcileResult{}, err
-		}
-		if settled {
-			result.Settled = append(result.Settled, doubt.Ref)
-		}
+	settled, err := r.reconcileAll(ctx, due)
+	if err != nil {
+		return ReconcileResult{}, err
 	}
+	result := ReconcileResult{Settled: settled}
 	_, result.Next, err = r.Doubter.Doubts(ctx, in.Publication, in.Channel, 0)
 	return result, err
+}
+
+// reconcileAll looks up some calls at a time. It returns the batches that have fewer
+// doubts now, or the first thing that could not be written; what there is no time for
+// stays due.
+func (r *Reconciling) reconcileAll(ctx context.Context, due []fanfare.Doubt) ([]fanfare.BatchRef, error) {
+	var mu sync.Mutex
+	var settled []fanfare.BatchRef
+	var failed error
+	var looking sync.WaitGroup
+	places := make(chan struct{}, looksAtOnce)
+	for began, i := time.Now(), 0; i < len(due) && time.Since(began) < looksWithin; i++ {
+		places <- struct{}{}
+		looking.Go(func() {
+			defer func() { <-places }()
+			done, err := r.reconcile(ctx, due[i])
+			mu.Lock()
+			defer mu.Unlock()
+			if done && !slices.Contains(settled, due[i].Ref) {
+				settled = append(settled, due[i].Ref)
+			}
+			if failed == nil {
+				failed = err
+			}
+		})
+	}
+	looking.Wait()
+	return settled, failed
 }
 
 // reconcile looks one call up. Only presence is evidence: a look-up that shows

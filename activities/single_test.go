@@ -164,10 +164,13 @@ func TestEachLocaleIsACallWithItsOwnMessage(t *testing.T) {
 type messages struct {
 	shows    map[string][]string // by address
 	attached []string
+	mu       sync.Mutex
 	asked    []fanfare.Question
 }
 
 func (m *messages) LookUp(_ context.Context, about fanfare.Question) (fanfare.Sighting, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	m.asked = append(m.asked, about)
 	return fanfare.Sighting{Messages: m.shows[about.Address]}, nil
 }
