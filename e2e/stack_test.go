@@ -348,8 +348,10 @@ func (st *stack) explainCalls() {
 	}
 	var doubts string
 	err = conn.QueryRow(context.Background(), `
-		SELECT string_agg(format('%s in doubt, %s: %s', n, provider, last_look), E'\n') FROM (
-		  SELECT count(*) AS n, provider, last_look FROM doubts GROUP BY provider, last_look) d`).Scan(&doubts)
+		SELECT string_agg(line, E'\n') FROM (
+		  SELECT format('%s in doubt, %s: %s', count(*), provider, last_look) AS line FROM doubts GROUP BY provider, last_look
+		  UNION ALL SELECT format('%s deliveries %s %s %s, due at %s', count(*), channel, state, reason, max(due_at)::time) FROM deliveries GROUP BY channel, state, reason
+		  UNION ALL SELECT format('provider %s %s %s %s', provider, state, reason, throttled_until) FROM providers) lines`).Scan(&doubts)
 	if err == nil {
 		st.t.Log(doubts)
 	}

@@ -157,8 +157,8 @@ func (m *model) claimDue(t *rapid.T) {
 
 func (m *model) running() bool { return !m.stopped && !m.finished }
 
-// settle settles a call or several at once, of which at most one recipient is
-// rejected by name: whichever call has them then.
+// settle settles a call or several at once, the first of which may reject a recipient by
+// name.
 func (m *model) settle(t *rapid.T) {
 	if len(m.calls) == 0 {
 		t.Skip("no call")
@@ -177,8 +177,12 @@ func (m *model) settle(t *rapid.T) {
 		all = append(all, fanfare.Settlement{Call: m.calls[n].id, Result: r})
 	}
 	m.w.settleAll(m.ref, all...)
-	for i, n := range places {
-		m.settled(n, all[i].Result.Outcome.Kind, rejected)
+	for _, accepted := range []bool{true, false} { // those first
+		for i, n := range places {
+			if kind := all[i].Result.Outcome.Kind; (kind == fanfare.OutcomeAccepted) == accepted {
+				m.settled(n, kind, map[bool]int{true: rejected, false: -1}[i == 0])
+			}
+		}
 	}
 }
 
@@ -195,11 +199,24 @@ func (m *model) unsure() []int {
 
 func (m *model) settled(n int, kind fanfare.OutcomeKind, rejected int) {
 	c := &m.calls[n]
+	m.spare(n, kind) // also when it says nothing new
 	if c.outcome != "" && (c.outcome != fanfare.OutcomeAmbiguous || kind == fanfare.OutcomeAmbiguous) {
 		return
 	}
 	c.outcome, c.doubted = kind, kind == fanfare.OutcomeAmbiguous
 	m.spread(n, kind, rejected)
+}
+
+// spare finds those whom a call did not reach, and an earlier one did.
+func (m *model) spare(n int, kind fanfare.OutcomeKind) {
+	for i := range m.people {
+		p := &m.people[i]
+		held := p.call == n && (p.state == "sending" || p.state == "in_doubt")
+		if before := m.reachedBefore(i, n); held && kind != fanfare.OutcomeAccepted && p.resends > 0 && before >= 0 {
+			p.state, p.reason, p.call = "sent", "", before
+			m.calls[n].tried[i] = m.calls[n].tried[i] || kind != fanfare.OutcomeRejected
+		}
+	}
 }
 
 // spread moves those whom the call holds.
@@ -211,11 +228,6 @@ func (m *model) spread(n int, kind fanfare.OutcomeKind, rejected int) {
 			continue
 		}
 		held := p.state == "sending" || p.state == "in_doubt"
-		if before := m.reachedBefore(i, n); held && kind != fanfare.OutcomeAccepted && p.resends > 0 && before >= 0 {
-			p.state, p.reason, p.call = "sent", "", before
-			c.tried[i] = kind != fanfare.OutcomeRejected
-			continue
-		}
 		givenUp := p.state == "pending" || p.state == "dead"
 		switch {
 		case held && i == rejected:

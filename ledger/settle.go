@@ -34,12 +34,32 @@ func (l *Ledger) SettleAll(ctx context.Context, ref fanfare.BatchRef, settled []
 	return tally, failed(fmt.Sprintf("settle %d calls of %s", len(settled), ref.WorkflowID()), l.pipeline(ctx, b))
 }
 
-// queueSettle queues the statements that settle calls, each of them once. endedAt
-// are the ends of calls that nobody saw ending; nil: now.
-func (l *Ledger) queueSettle(b *pgx.Batch, ref fanfare.BatchRef, settled []fanfare.Settlement, endedAt []*time.Time) {
+// queueSettle queues the statements that settle calls, each of them once. ended
+// is when calls ended that nobody saw ending; nil: now. Those that were accepted come
+// first: whoever another call did not reach may have been reached by one of them.
+func (l *Ledger) queueSettle(b *pgx.Batch, ref fanfare.BatchRef, settled []fanfare.Settlement, ended map[fanfare.CallID]time.Time) {
+	var accepted, others []fanfare.Settlement
+	for _, s := range settled {
+		if s.Result.Outcome.Kind == fanfare.OutcomeAccepted {
+			accepted = append(accepted, s)
+		} else {
+			others = append(others, s)
+		}
+	}
+	for _, part := range [][]fanfare.Settlement{accepted, others} {
+		if len(part) > 0 {
+			l.queueSettlePart(b, ref, part, ended)
+		}
+	}
+}
+
+func (l *Ledger) queueSettlePart(b *pgx.Batch, ref fanfare.BatchRef, settled []fanfare.Settlement, ended map[fanfare.CallID]time.Time) {
 	c := columnsOfSettled(settled)
-	if endedAt == nil {
-		endedAt = make([]*time.Time, len(settled))
+	endedAt := make([]*time.Time, len(settled))
+	for i, s := range settled {
+		if at, known := ended[s.Call]; known {
+			endedAt[i] = &at
+		}
 	}
 	ladder := make([]float64, len(l.cfg.Ladder))
 	for i, step := range l.cfg.Ladder {
@@ -49,11 +69,11 @@ func (l *Ledger) queueSettle(b *pgx.Batch, ref fanfare.BatchRef, settled []fanfa
 		b.Queue(reachedBeforeSQL, ref.Publication, ref.Channel, ref.N, c.calls, c.kinds)
 	}
 	statement := settleEachSQL
-	if len(c.numbers) > 0 {
+	if len(c.named) > 0 {
 		statement = settleNamedSQL
 	}
 	b.Queue(statement, ref.Publication, ref.Channel, ref.N, c.calls, c.kinds, c.codes, c.details, c.ids, c.evidence,
-		c.waits, seconds(l.cfg.DoubtDeadline), c.numbers, c.namedCodes, endedAt, c.namedKinds, ladder, c.devices)
+		c.waits, seconds(l.cfg.DoubtDeadline), c.named, c.namedCodes, endedAt, c.namedKinds, ladder, c.devices)
 	if c.proven {
 		b.Queue(proveSQL, ref.Publication, ref.Channel, ref.N, c.calls, c.kinds, c.evidence)
 	}
@@ -68,13 +88,13 @@ type settledColumns struct {
 	codes, details, ids, evidence []*string
 	waits                         []float64
 	devices                       []*string
-	numbers                       []int64
+	named                         []string // call and number
 	namedKinds, namedCodes        []string
 	refused, proven               bool // at least one of them
 }
 
 func columnsOfSettled(settled []fanfare.Settlement) settledColumns {
-	c := settledColumns{numbers: []int64{}, namedKinds: []string{}, namedCodes: []string{}}
+	c := settledColumns{named: []string{}, namedKinds: []string{}, namedCodes: []string{}}
 	for _, s := range settled {
 		r := s.Result
 		c.calls, c.kinds = append(c.calls, string(s.Call)), append(c.kinds, string(r.Outcome.Kind))
@@ -82,7 +102,7 @@ func columnsOfSettled(settled []fanfare.Settlement) settledColumns {
 		c.ids, c.evidence = append(c.ids, pointerTo(r.ProviderID)), append(c.evidence, pointerTo(r.Evidence))
 		c.waits, c.devices = append(c.waits, seconds(r.Outcome.RetryAfter)), append(c.devices, devicesText(r.Devices))
 		for number, outcome := range r.Named {
-			c.numbers, c.namedKinds, c.namedCodes = append(c.numbers, int64(number)), append(c.namedKinds, string(outcome.Kind)), append(c.namedCodes, outcome.Code)
+			c.named, c.namedKinds, c.namedCodes = append(c.named, fmt.Sprint(s.Call, " ", number)), append(c.namedKinds, string(outcome.Kind)), append(c.namedCodes, outcome.Code)
 		}
 		c.refused = c.refused || r.Outcome.Kind != fanfare.OutcomeAccepted
 		c.proven = c.proven || r.Outcome.Kind == fanfare.OutcomeAccepted && r.Evidence != ""
@@ -113,16 +133,19 @@ func devicesText(devices []fanfare.DeviceResult) *string {
 // somebody: then each row's outcome is looked for by its number too.
 var (
 	settleEachSQL  = settleSQL(`($5::text[])[array_position($4::uuid[], d.call_id)]`, `NULL`)
-	settleNamedSQL = settleSQL(`COALESCE(($15::text[])[array_position($12::bigint[], d.subscriber_number)], ($5::text[])[array_position($4::uuid[], d.call_id)])`,
-		`NULLIF(($13::text[])[array_position($12::bigint[], d.subscriber_number)], '')`)
+	settleNamedSQL = settleSQL(`COALESCE(($15::text[])[`+namedPlace+`], ($5::text[])[array_position($4::uuid[], d.call_id)])`,
+		`NULLIF(($13::text[])[`+namedPlace+`], '')`)
 )
+
+// namedPlace is where a row's call names it, if it does.
+const namedPlace = `array_position($12::text[], d.call_id::text || ' ' || d.subscriber_number::text)`
 
 // settleSQL is the statement with the outcome of a recipient, d, and its own code as given.
 //
 // $1 publication, $2 channel, $3 batch; by call: $4 call, $5 outcome, $6 code, $7
 // detail, $8 provider's id, $9 evidence, $10 seconds to wait, $14 when it ended (null:
 // now), $17 devices; $11 seconds from a call's end to its doubt's deadline, $12, $13 and $15
-// the numbers, codes and outcomes of those with an outcome of their own, $16 the
+// the calls with numbers, codes and outcomes of those with an outcome of their own, $16 the
 // ladder: seconds to wait after the first attempt that counts, the second, and so on.
 func settleSQL(kind, code string) string {
 	const (
@@ -165,7 +188,7 @@ WITH result AS MATERIALIZED (
   WHERE d.publication_id = $1 AND d.channel = $2 AND d.batch = $3 AND d.call_id = ANY ((SELECT calls FROM settled)::uuid[])
     AND d.subscriber_number >= (SELECT first FROM settled) AND d.subscriber_number <= (SELECT last FROM settled)
     AND (d.state IN ('sending', 'in_doubt')
-      OR ` + whole + ` = 'accepted' AND d.state IN ('pending', 'dead') AND d.subscriber_number <> ALL ($12::bigint[]))
+      OR ` + whole + ` = 'accepted' AND d.state IN ('pending', 'dead') AND ` + namedPlace + ` IS NULL)
   RETURNING d.subscriber_number, d.call_id, ` + kind + ` AS kind, CASE WHEN ` + kind + ` <> ` + whole + ` OR ` + whole + ` = 'rejected' THEN ` + code + ` END AS code
 ), attempted AS (
   INSERT INTO attempts (publication_id, subscriber_number, channel, call_id, outcome, code)
@@ -251,16 +274,14 @@ func (l *Ledger) DoubtLapsed(ctx context.Context, ref fanfare.BatchRef) (fanfare
 	var tally fanfare.BatchTally
 	b := &pgx.Batch{}
 	b.Queue(lockBatchSQL, ref.Publication, ref.Channel, ref.N)
-	settled, ends := make([]fanfare.Settlement, len(calls)), make([]*time.Time, len(calls))
+	settled, ends := make([]fanfare.Settlement, len(calls)), make(map[fanfare.CallID]time.Time, len(calls))
 	for i, c := range calls {
-		ends[i] = &c.Until
+		ends[c.Call] = c.Until
 		settled[i] = fanfare.Settlement{Call: c.Call, Result: fanfare.Result{Outcome: fanfare.Outcome{
 			Kind: fanfare.OutcomeAmbiguous, Detail: "the worker stopped before it wrote what became of the call",
 		}}}
 	}
-	if len(settled) > 0 {
-		l.queueSettle(b, ref, settled, ends)
-	}
+	l.queueSettle(b, ref, settled, ends)
 	queueTally(b, ref, &tally)
 	return tally, failed("doubt "+ref.WorkflowID(), l.pipeline(ctx, b))
 }
