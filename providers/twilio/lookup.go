@@ -17,14 +17,13 @@ const (
 	// pageSize is the most that Twilio puts on a page. One is enough: these are the
 	// messages to one recipient, the newest first.
 	pageSize = 1000
-	// early and late are how far outside of a call its message may have been made by
-	// Twilio's clock, which shows whole seconds.
-	early = 2 * time.Second
-	late  = 2 * time.Minute
+	// apart is how far outside of a call its message may have been made by Twilio's
+	// clock: no clock of a server that is looked after is further from another.
+	apart = 2 * time.Minute
 )
 
 // LookUp gives the messages that may be the call's: those that Twilio lists with its
-// recipient, its text and its time. Twilio keeps no id of ours, so that Seen stays
+// recipient, its time and its text; any text where the question has none. Twilio keeps no id of ours, so that Seen stays
 // false, and who asks has to see which of them belongs to no other call. That nothing
 // shows proves nothing: lists lag.
 //
@@ -35,14 +34,14 @@ const (
 // list. Any other error means that the question was not answered, and is worth
 // asking again.
 func (s *Sender) LookUp(ctx context.Context, q fanfare.Question) (fanfare.Sighting, error) {
-	if q.Address == "" || q.Text == "" {
-		return fanfare.Sighting{}, fmt.Errorf("look up call %s at %s: it needs the recipient and the text: %w", q.Call, s.name, fanfare.ErrInvalid)
+	if q.Address == "" {
+		return fanfare.Sighting{}, fmt.Errorf("look up call %s at %s: it needs the recipient: %w", q.Call, s.name, fanfare.ErrInvalid)
 	}
 	page, err := s.list(ctx, q.Address)
 	if err != nil {
 		return fanfare.Sighting{}, fmt.Errorf("look up call %s at %s: %w", q.Call, s.name, err)
 	}
-	from, until := q.BeganAt.Add(-early), q.EndedAt.Add(late)
+	from, until := q.BeganAt.Add(-apart), q.EndedAt.Add(apart)
 	var found []string
 	oldest := until
 	for _, m := range page.Messages {
@@ -53,7 +52,7 @@ func (s *Sender) LookUp(ctx context.Context, q fanfare.Question) (fanfare.Sighti
 		if made.Before(oldest) {
 			oldest = made
 		}
-		if sid := value(m.Sid); value(m.Body) == q.Text && !made.Before(from) && !made.After(until) && messageSID.MatchString(sid) {
+		if sid := value(m.Sid); (q.Text == "" || value(m.Body) == q.Text) && !made.Before(from) && !made.After(until) && messageSID.MatchString(sid) {
 			found = append(found, sid)
 		}
 	}
@@ -104,14 +103,15 @@ func value(s *string) string {
 }
 
 // statusError is an answer other than 200. Those by which Twilio says that this
-// account may not list messages match fanfare.ErrNoLookUp.
+// account may not list messages match fanfare.ErrNoLookUp. A token that is not taken is
+// none of them: while somebody changes it, nothing is decided.
 type statusError int
 
 func (e statusError) Error() string { return fmt.Sprintf("status %d", int(e)) }
 
 func (e statusError) Is(target error) bool {
 	switch e {
-	case http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound:
+	case http.StatusForbidden, http.StatusNotFound:
 		return target == fanfare.ErrNoLookUp
 	}
 	return false
