@@ -70,7 +70,7 @@ var kinds = []func(p *person, i int){
 		p.second[fanfare.Push] = "skipped no_address"
 	},
 	func(p *person, i int) { // of two devices one is dead
-		p.line["devices"] = []map[string]string{{"token": fmt.Sprint("dead+", i)}, {"token": fmt.Sprint("alive-", i), "platform": "ios"}}
+		p.line["devices"] = []map[string]string{{"token": fmt.Sprint("dead+tablet-", i)}, {"token": fmt.Sprint("alive-", i), "platform": "ios"}}
 	},
 	func(p *person, i int) { // answered STOP long ago, which Twilio knows and we do not
 		p.line["phone"] = magic(i, "1610")
