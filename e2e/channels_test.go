@@ -12,7 +12,6 @@ import (
 	"testing"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	fanfare "github.com/fanfare-dev/fanfare"
@@ -173,9 +172,9 @@ func (st *stack) prefers(id string, wants map[string]any) {
 	}
 	st.call(http.MethodPost, "/v1/subscribers/"+id+"/tokens", map[string]any{}, http.StatusCreated, &made)
 	body, err := json.Marshal(wants)
-	assert.NoError(st.t, err)
+	require.NoError(st.t, err)
 	status, answer := st.sendAs(made.Token, http.MethodPut, "/v1/me/preferences", "application/json", body)
-	assert.Equal(st.t, http.StatusOK, status, "%s", answer)
+	require.Equal(st.t, http.StatusOK, status, "%s", answer)
 }
 
 // ends are the deliveries of a publication, counted by channel and end.
