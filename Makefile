@@ -42,7 +42,7 @@ race:
 
 # The real binary, without the race detector: it is killed and frozen here.
 e2e:
-	go test -count=1 -timeout 20m -parallel 4 ./e2e/...
+	go test -count=1 -timeout 20m -parallel 6 ./e2e/...
 
 # SEED repeats an earlier run; without one it is drawn, and printed.
 MINUTES ?= 5
