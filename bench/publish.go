@@ -22,7 +22,7 @@ const topic = "bench"
 // Publish imports subscribers, publishes one article to them and reports what
 // it cost. It takes about a minute for a million.
 func Publish(ctx context.Context, cfg Config) (report Report, err error) {
-	report = newReport(cfg.Subscribers)
+	report = newReport(cfg)
 	s, err := startStack(ctx, cfg)
 	if err != nil {
 		return report, fmt.Errorf("bench publish: %w", err)
@@ -64,6 +64,15 @@ func (r *publishRun) waitReady(ctx context.Context) error {
 	return err
 }
 
+// readers are a line of an import, by the channel that reaches them.
+var readers = map[fanfare.Channel]string{
+	fanfare.Email: `{"id":"reader-%[1]d","email":"reader-%[1]d@mail.example"}`,
+	fanfare.SMS:   `{"id":"reader-%[1]d","phone":"+346%08[1]d"}`,
+	// A token of FCM's has about as many characters.
+	fanfare.Push:  `{"id":"reader-%[1]d","devices":[{"token":"%0160[1]d","platform":"android"}]}`,
+	fanfare.InApp: `{"id":"reader-%[1]d"}`,
+}
+
 // importAll streams made-up subscribers through the API, as anybody would.
 func (r *publishRun) importAll(ctx context.Context) error {
 	r.cfg.Log.Info("importing", "subscribers", r.cfg.Subscribers)
@@ -71,7 +80,7 @@ func (r *publishRun) importAll(ctx context.Context) error {
 	go func() {
 		var line bytes.Buffer
 		for i := range r.cfg.Subscribers {
-			fmt.Fprintf(&line, `{"id":"reader-%d","email":"reader-%d@mail.example"}`+"\n", i+1, i+1)
+			fmt.Fprintf(&line, readers[r.cfg.Channel]+"\n", i+1)
 			if line.Len() > 1<<16 {
 				if _, err := writer.Write(line.Bytes()); err != nil {
 					return // the reader has closed and says why
@@ -106,7 +115,7 @@ func (r *publishRun) publish(ctx context.Context) error {
 	r.cpuFrom = r.cpu()
 	begun := time.Now()
 	status, body, err := r.send(ctx, http.MethodPost, "/v1/publications", "application/json", bytes.NewReader([]byte(
-		`{"key":"bench","topic":"`+topic+`","channels":["email"],"content":{"title":"A measured article","url":"https://blog.example/a","summary":"What it is about, in a sentence."}}`)))
+		`{"key":"bench","topic":"`+topic+`","channels":["`+string(r.cfg.Channel)+`"],"content":{"title":"A measured article","url":"https://blog.example/a","summary":"What it is about, in a sentence."}}`)))
 	if err != nil {
 		return err
 	}
@@ -152,12 +161,16 @@ func (r *publishRun) account(ctx context.Context) error {
 		r.report.CPUSeconds[name] = seconds - r.cpuFrom[name]
 	}
 	r.report.WorkerPeak, r.report.ServerPeak = peakMemory(r.worker.PID()), peakMemory(r.server.PID())
-	r.report.Received, r.report.Duplicates = r.sink.recipients.Load(), r.sink.twice.Load()
-	r.report.FirstCallSeconds = time.Unix(0, r.sink.first.Load()).Sub(r.accepted).Seconds()
 	figures, err := ledger.Measure(ctx, r.db, r.id)
 	if err != nil {
 		return err
 	}
+	r.report.Received, r.report.Duplicates = r.sink.recipients.Load(), r.sink.twice.Load()
+	first := time.Unix(0, r.sink.first.Load())
+	if r.cfg.Channel == fanfare.InApp { // there is no provider: the inboxes are where it arrives
+		r.report.Received, r.report.Duplicates, first = figures.Items, figures.ItemsTwice, figures.FirstSettled
+	}
+	r.report.FirstCallSeconds = first.Sub(r.accepted).Seconds()
 	r.report.PublishSeconds = figures.LastSettled.Sub(figures.Accepted).Seconds()
 	r.report.RecipientsPerSecond = float64(r.cfg.Subscribers) / r.report.PublishSeconds
 	r.report.QueriesPer1000 = float64(figures.Queries) * 1000 / float64(r.cfg.Subscribers)

@@ -6,12 +6,15 @@ import (
 	"runtime"
 	"text/tabwriter"
 	"time"
+
+	fanfare "github.com/fanfare-dev/fanfare"
 )
 
 // Report is what one run measured.
 type Report struct {
-	Subscribers int `json:"subscribers"`
-	Cores       int `json:"cores"`
+	Channel     fanfare.Channel `json:"channel"`
+	Subscribers int             `json:"subscribers"`
+	Cores       int             `json:"cores"`
 
 	ImportSeconds       float64 `json:"import_seconds"`
 	ImportPerSecond     float64 `json:"import_per_second"`
@@ -21,7 +24,7 @@ type Report struct {
 	RecipientsPerSecond float64 `json:"recipients_per_second"`
 
 	Sent       int64 `json:"sent"`
-	Received   int64 `json:"received"` // by the sink
+	Received   int64 `json:"received"` // by the sink; in-app: by the inboxes
 	Duplicates int64 `json:"duplicates"`
 	Balanced   bool  `json:"balanced"`
 
@@ -32,8 +35,8 @@ type Report struct {
 	ServerPeak     int64              `json:"server_peak_bytes"`
 }
 
-func newReport(subscribers int) Report {
-	return Report{Subscribers: subscribers, Cores: runtime.NumCPU(), CPUSeconds: map[string]float64{}}
+func newReport(cfg Config) Report {
+	return Report{Channel: cfg.Channel, Subscribers: cfg.Subscribers, Cores: runtime.NumCPU(), CPUSeconds: map[string]float64{}}
 }
 
 // Write prints the report for people.
@@ -43,16 +46,16 @@ func (r Report) Write(w io.Writer) error {
 	row := func(name, format string, args ...any) {
 		fmt.Fprintf(t, "%s\t"+format+"\n", append([]any{name}, args...)...)
 	}
-	row("subscribers", "%d on %d cores, everything on this machine", r.Subscribers, r.Cores)
+	row("subscribers", "%d by %s, on %d cores, everything on this machine", r.Subscribers, r.Channel, r.Cores)
 	row("import", "%.1f s, %.0f a second", r.ImportSeconds, r.ImportPerSecond)
 	row("accepted after", "%s", span(r.AcceptSeconds))
 	row("first call after the 202", "%s", span(r.FirstCallSeconds))
 	row("publish", "%.1f s, %.0f recipients a second", r.PublishSeconds, r.RecipientsPerSecond)
-	row("sent", "%d; the sink got %d, %d of them twice; books balance: %t", r.Sent, r.Received, r.Duplicates, r.Balanced)
+	row("sent", "%d; %d arrived, %d of them twice; books balance: %t", r.Sent, r.Received, r.Duplicates, r.Balanced)
 	row("queries", "%.1f per 1,000 recipients", r.QueriesPer1000)
 	row("Temporal events", "%.1f per 1,000 recipients", r.EventsPer1000)
 	for _, name := range []string{"postgres", "temporal", "server", "worker", "sink"} {
-		row("processor time, "+name, "%.1f s", r.CPUSeconds[name])
+		row("processor time, "+name, "%.1f s, %.0f µs a recipient", r.CPUSeconds[name], r.CPUSeconds[name]*1e6/float64(r.Subscribers))
 	}
 	row("worker, most memory", "%d MB", r.WorkerPeak/mega)
 	row("server, most memory", "%d MB", r.ServerPeak/mega)

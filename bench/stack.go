@@ -8,10 +8,13 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 
+	fanfare "github.com/fanfare-dev/fanfare"
 	"github.com/fanfare-dev/fanfare/local"
 	"github.com/fanfare-dev/fanfare/schema"
 )
@@ -19,6 +22,7 @@ import (
 // Config says what to measure with.
 type Config struct {
 	Subscribers int
+	Channel     fanfare.Channel
 	// Binary is the program that runs as server and worker.
 	Binary string
 	// Log says what is going on.
@@ -27,7 +31,11 @@ type Config struct {
 	Progress func(step string, done, all int64)
 }
 
-const apiKey = "bench-key"
+const (
+	apiKey        = "bench-key"
+	twilioAccount = "AC00000000000000000000000000000001"
+	twilioFrom    = "+34612345678"
+)
 
 // stack is everything that one run needs, started for it and gone with it.
 type stack struct {
@@ -90,11 +98,11 @@ func (s *stack) startProcesses(cfg Config) error {
 	}
 	listen := net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
 	s.api = "http://" + listen
-	env := append(os.Environ(),
+	env := append(foreign(os.Environ()),
 		"FANFARE_DATABASE_URL="+s.postgres.URL, "FANFARE_TEMPORAL_ADDRESS="+s.temporal.Address, "FANFARE_TEMPORAL_NAMESPACE=fanfare",
 		"FANFARE_LISTEN="+listen, "FANFARE_PUBLIC_URL="+s.api, "FANFARE_API_KEYS="+apiKey,
-		"FANFARE_SECRET=nobody-follows-a-link-of-a-bench-run",
-		"SENDGRID_API_KEY=SG.bench", "SENDGRID_FROM=Bench <bench@fanfare.example>", "SENDGRID_BASE_URL="+s.sink.URL)
+		"FANFARE_SECRET=nobody-follows-a-link-of-a-bench-run")
+	env = append(env, s.sink.settings(cfg.Channel)...)
 	for _, child := range []struct {
 		name    string
 		process **local.Process
@@ -107,6 +115,14 @@ func (s *stack) startProcesses(cfg Config) error {
 		*child.process = p
 	}
 	return nil
+}
+
+// foreign are the settings that are not Fanfare's or a provider's: those of the
+// environment could send to real people.
+func foreign(environ []string) []string {
+	return slices.DeleteFunc(environ, func(pair string) bool {
+		return slices.ContainsFunc([]string{"FANFARE_", "SENDGRID_", "SMTP_", "TWILIO_", "FCM_", "GOOGLE_"}, func(ours string) bool { return strings.HasPrefix(pair, ours) })
+	})
 }
 
 func (s *stack) stop(ctx context.Context) error {
