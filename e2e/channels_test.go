@@ -253,13 +253,13 @@ func TestOptOutDuringTheFanOut(t *testing.T) {
 	require.Zero(t, st.count(`SELECT count(*) FROM calls WHERE publication_id = $1 AND first_number > $2`, id, readers-20))
 }
 
-// reachable subscribes n people who have a phone and a device.
+// reachable subscribes n people who have an address on every channel.
 func (st *stack) reachable(n int) {
 	st.t.Helper()
 	st.call(http.MethodPut, "/v1/topics/writer-1", map[string]any{"name": "Writer One"}, http.StatusCreated, nil)
 	lines := make([]string, n)
 	for i := range lines {
-		lines[i] = fmt.Sprintf(`{"id":"reader-%d","phone":"+346%08d","devices":[{"token":"token-%d","platform":"ios"}]}`, i+1, i+1, i+1)
+		lines[i] = fmt.Sprintf(`{"id":"reader-%d","email":"reader-%d@mail.example","phone":"+346%08d","devices":[{"token":"token-%d","platform":"ios"}]}`, i+1, i+1, i+1, i+1)
 	}
 	st.importLines(lines...)
 }

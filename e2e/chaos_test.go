@@ -31,6 +31,10 @@ var (
 	chaosMinutes = flag.Float64("chaos.minutes", 0, "how long the chaos goes on; 0 is the short run")
 )
 
+// accounts are those that are sent through, by the names that they have in records;
+// each is a sandbox of its own.
+var accounts = []string{"sendgrid", "sendgrid-2"}
+
 // longChaos is what people run; shortChaos goes with every test run.
 func longChaos(seed uint64, length time.Duration) size {
 	return size{seed: seed, length: length, topics: 6, most: 20_000, every: 4 * time.Second, pace: 3000, batch: 200, hits: 5}
@@ -95,7 +99,7 @@ func startChaos(t *testing.T, s size) *chaos {
 	t.Helper()
 	c := &chaos{
 		size: s, postgres: newOwnPostgres(t), network: newNetwork(t), began: time.Now(),
-		known: map[string]*article{}, left: map[string]bool{}, addresses: map[string]string{},
+		known: map[string]*article{}, left: map[string]bool{}, addresses: map[string]string{}, sandboxes: map[string]*sandbox.Sandbox{},
 	}
 	st := &stack{t: t, output: &output{}, batchSize: s.batch}
 	c.stack = st
@@ -105,16 +109,8 @@ func startChaos(t *testing.T, s size) *chaos {
 	st.database = c.postgres.now.URL
 	st.listen = net.JoinHostPort("127.0.0.1", strconv.Itoa(freePort(t)))
 	st.api = "http://" + c.network.wire("sandboxes/webhooks", st.listen)
-	st.startSandboxes(setup{webhooks: true, second: true})
-	c.sandboxes = map[string]*sandbox.Sandbox{"sendgrid": st.sandbox, "sendgrid-2": st.second}
-	for _, setting := range st.env {
-		name, value, _ := strings.Cut(setting, "=")
-		switch name {
-		case "SENDGRID_BASE_URL":
-			c.addresses["sendgrid"] = value
-		case "SENDGRID_2_BASE_URL":
-			c.addresses["sendgrid-2"] = value
-		}
+	for _, name := range accounts {
+		c.sandboxes[name], c.addresses[name] = st.startSandbox(true, name)
 	}
 	st.api = "http://" + st.listen
 	st.where = local.TemporalConfig{Path: localtest.CLI(), File: filepath.Join(t.TempDir(), "temporal.db"), Headless: true, Output: st.output, Port: freePort(t)}
@@ -146,9 +142,9 @@ func (c *chaos) runWired(name string, args ...string) *local.Process {
 		"FANFARE_DATABASE_URL="+database.String(),
 		"FANFARE_TEMPORAL_ADDRESS="+c.network.wire(name+"/temporal", c.temporal.Address))
 	if name != "server" { // which calls no provider
-		c.env = append(c.env,
-			"SENDGRID_BASE_URL="+c.network.wireURL(name+"/sendgrid", c.addresses["sendgrid"]),
-			"SENDGRID_2_BASE_URL="+c.network.wireURL(name+"/sendgrid-2", c.addresses["sendgrid-2"]))
+		for _, account := range accounts {
+			c.env = append(c.env, settingsOf(account)+"BASE_URL="+c.network.wireURL(name+"/"+account, c.addresses[account]))
+		}
 	}
 	return c.run(name, args...)
 }

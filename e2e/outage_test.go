@@ -16,7 +16,7 @@ import (
 var sixtieth = []string{"FANFARE_RETRY_FAST=17ms,50ms,167ms,500ms,2s", "FANFARE_RETRY_SLOW=10s,30s,60s"}
 
 func down(how string) sandbox.Faults {
-	return sandbox.Faults{Down: map[string]string{"sendgrid": how}}
+	return sandbox.Faults{Down: map[string]string{"sendgrid": how, "twilio": how, "fcm": how}}
 }
 
 // TestAnOutageCostsNobodyAnAttempt takes the provider away for what would be half

@@ -11,6 +11,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -34,11 +35,11 @@ import (
 // speed: machines are shared and slow.
 const patience = 4 * time.Minute
 
-// account and token are the sandbox's of Twilio.
-const (
-	account = "AC00000000000000000000000000000000"
-	token   = "e2etokenofthirtytwocharacters000"
-)
+// twilioToken is that of each account at Twilio's sandboxes.
+const twilioToken = "e2etokenofthirtytwocharacters000"
+
+// twilioAccount is the id of the account that has this name in records.
+func twilioAccount(name string) string { return fmt.Sprintf("AC%032d", len(name)) }
 
 // binary is the plain binary; `make test` builds it first.
 const binary = "../bin/fanfare"
@@ -47,20 +48,19 @@ func TestMain(m *testing.M) { os.Exit(localtest.Main(m)) }
 
 // stack is everything that one test runs.
 type stack struct {
-	t          *testing.T
-	env        []string
-	database   string
-	api        string
-	listen     string
-	batchSize  int
-	temporal   *local.Temporal
-	where      local.TemporalConfig
-	sandbox    *sandbox.Sandbox
-	sandboxURL string           // of the one started last
-	second     *sandbox.Sandbox // the second account; nil: none
-	workers    []*local.Process
-	server     *local.Process
-	output     *output
+	t         *testing.T
+	env       []string
+	database  string
+	api       string
+	listen    string
+	batchSize int
+	temporal  *local.Temporal
+	where     local.TemporalConfig
+	sandbox   *sandbox.Sandbox
+	second    *sandbox.Sandbox // the second accounts; nil: none
+	workers   []*local.Process
+	server    *local.Process
+	output    *output
 }
 
 // setup is what differs between tests.
@@ -72,7 +72,7 @@ type setup struct {
 
 	temporalDown bool // Temporal is not there yet
 	webhooks     bool // the sandbox reports what becomes of the mail
-	second       bool // there is a second account, at a sandbox of its own
+	second       bool // there is a second account of SendGrid, and of Twilio, at a sandbox of their own
 	channels     bool // SMS and push are on too
 }
 
@@ -120,36 +120,50 @@ func freePort(t *testing.T) int {
 // startSandboxes serves the sandboxes in this process, so that tests see what they got.
 func (st *stack) startSandboxes(s setup) {
 	st.t.Helper()
-	st.sandbox = st.startSandbox("SENDGRID_", "sendgrid", s.webhooks)
+	first, second := []string{"sendgrid"}, []string{"sendgrid-2"}
 	if s.channels {
-		st.env = append(st.env, "TWILIO_ACCOUNT_SID="+account, "TWILIO_AUTH_TOKEN="+token, "TWILIO_FROM=+15005550006", "TWILIO_BASE_URL="+st.sandboxURL,
-			"FCM_PROJECT_ID=fanfare-e2e", "FCM_BASE_URL="+st.sandboxURL)
+		first, second = append(first, "twilio", "fcm"), append(second, "twilio-2")
 	}
+	st.sandbox, _ = st.startSandbox(s.webhooks, first...)
 	if s.second {
-		st.second = st.startSandbox("SENDGRID_2_", "sendgrid-2", s.webhooks)
+		st.second, _ = st.startSandbox(s.webhooks, second...)
 	}
 }
 
-// startSandbox serves one, and sets the account of that prefix to it.
-func (st *stack) startSandbox(prefix, name string, webhooks bool) *sandbox.Sandbox {
+// startSandbox serves one and sets these accounts, one of a provider at most, to it.
+func (st *stack) startSandbox(webhooks bool, accounts ...string) (one *sandbox.Sandbox, address string) {
 	st.t.Helper()
-	var config sandbox.Config
-	if webhooks {
-		config.Webhook = sandbox.Webhook{URL: st.api + "/webhooks/" + name, Key: sandbox.NewWebhookKey()}
-	}
-	config.Twilio = sandbox.Twilio{AccountSID: account, AuthToken: token, InboundURL: st.api + "/webhooks/twilio"}
-	one := sandbox.New(config)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(st.t, err)
+	address = "http://" + listener.Addr().String()
+	var config sandbox.Config
+	for _, name := range accounts {
+		prefix, hook := settingsOf(name), st.api+"/webhooks/"+name
+		st.env = append(st.env, prefix+"BASE_URL="+address)
+		switch strings.TrimSuffix(name, "-2") {
+		case "sendgrid":
+			st.env = append(st.env, prefix+"API_KEY=SG.e2e", prefix+"FROM=Fanfare <news@fanfare.example>")
+			if webhooks {
+				config.Webhook = sandbox.Webhook{URL: hook, Key: sandbox.NewWebhookKey()}
+				st.env = append(st.env, prefix+"WEBHOOK_PUBLIC_KEY="+sandbox.WebhookPublicKey(config.Webhook.Key))
+			}
+		case "twilio":
+			config.Twilio = sandbox.Twilio{AccountSID: twilioAccount(name), AuthToken: twilioToken, InboundURL: hook}
+			st.env = append(st.env, prefix+"ACCOUNT_SID="+config.Twilio.AccountSID, prefix+"AUTH_TOKEN="+twilioToken, prefix+"FROM=+15005550006")
+		case "fcm":
+			st.env = append(st.env, prefix+"PROJECT_ID=fanfare-e2e")
+		}
+	}
+	one = sandbox.New(config)
 	ctx, cancel := context.WithCancel(context.WithoutCancel(st.t.Context()))
 	go func() { _ = one.Serve(ctx, listener) }()
 	st.t.Cleanup(cancel)
-	st.sandboxURL = "http://" + listener.Addr().String()
-	st.env = append(st.env, prefix+"API_KEY=SG.e2e", prefix+"FROM=Fanfare <news@fanfare.example>", prefix+"BASE_URL=http://"+listener.Addr().String())
-	if webhooks {
-		st.env = append(st.env, prefix+"WEBHOOK_PUBLIC_KEY="+one.PublicKey())
-	}
-	return one
+	return one, address
+}
+
+// settingsOf is how the settings of an account begin.
+func settingsOf(name string) string {
+	return strings.ToUpper(strings.ReplaceAll(name, "-", "_")) + "_"
 }
 
 func (st *stack) faults(f sandbox.Faults) {
