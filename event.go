@@ -36,7 +36,8 @@ type ProviderEvent struct {
 	Permanent bool
 	// ProviderID is the provider's own id of the request, if the event shows it.
 	ProviderID string
-	// Address is personal. The ledger takes its hash and keeps nothing else of it.
+	// Address is personal. The ledger takes its hash and keeps nothing else of it. A bounce that
+	// says nothing of the address has none.
 	Address string
 	// Channel is that of Address. It is needed where Delivery is zero and the event is about the
 	// address alone: its owner wants nothing more from this account, or wants it again.

@@ -30,7 +30,7 @@
 // in any case:
 //
 //	bounce+     processed, bounce (permanent, 5.1.1)
-//	block+      processed, bounce of the type "blocked" (the address is good)
+//	block+      processed, bounce of the type "blocked" (the mailbox is full)
 //	drop+       dropped
 //	defer+      processed, deferred, and delivered a second later
 //	open+       processed, delivered, open

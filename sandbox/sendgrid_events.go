@@ -70,8 +70,8 @@ func bounced(address string) map[string]any {
 
 func blocked(address string) map[string]any {
 	return map[string]any{
-		"type": "blocked", "status": "5.7.1", "reason": "554 5.7.1 <" + address + ">: Message refused: poor reputation of 192.0.2.25",
-		"bounce_classification": "Reputation", "ip": "192.0.2.25", "tls": 1,
+		"type": "blocked", "status": "5.2.2", "reason": "552 5.2.2 <" + address + ">: Mailbox full",
+		"bounce_classification": "Mailbox Unavailable", "ip": "192.0.2.25", "tls": 1,
 	}
 }
 

@@ -193,7 +193,7 @@ func TestAddressesChooseTheirEvents(t *testing.T) {
 			require.Equal(t, []any{"bounce", "5.1.1"}, []any{e["type"], e["status"]})
 			require.Contains(t, e["reason"], "550 5.1.1 <bounce+1@mail.example>", "reasons quote addresses")
 		default:
-			require.Equal(t, []any{"blocked", "5.7.1"}, []any{e["type"], e["status"]})
+			require.Equal(t, []any{"blocked", "5.2.2"}, []any{e["type"], e["status"]})
 		}
 	}
 	require.Len(t, ids, len(events), "every event has an id of its own")

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"net/http"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -167,6 +168,9 @@ func (w *Webhook) event(entry []byte) (event fanfare.ProviderEvent, ok bool) {
 		event.Channel = fanfare.Email
 	case fanfare.EventBounced:
 		event.Permanent = text("type") != "blocked"
+		if !event.Permanent && slices.Contains(aboutUs, text("bounce_classification")) {
+			event.Address = ""
+		}
 		if status := text("status"); enhancedStatus.MatchString(status) {
 			event.Code = status
 		}
@@ -176,6 +180,10 @@ func (w *Webhook) event(entry []byte) (event fanfare.ProviderEvent, ok bool) {
 	event.Digest, err = digest(fields)
 	return event, err == nil
 }
+
+// aboutUs are those of SendGrid's bounce classifications that say nothing of the address: what its receiver
+// thinks of the sender or the message.
+var aboutUs = []string{"Reputation", "Content", "Frequency or Volume Too High"}
 
 // dropReasons are how the reasons of SendGrid's dropped events begin, in lower
 // case, and their codes. The first that fits counts.

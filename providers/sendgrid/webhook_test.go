@@ -303,6 +303,23 @@ func TestEventOfABounceIsForGoodUnlessBlocked(t *testing.T) {
 	}
 }
 
+// A receiver who thinks badly of the sender or of the message says nothing of the address:
+// three such bounces would suppress everyone whose mailbox is there.
+func TestEventOfABounceThatIsAboutUsNamesNoAddress(t *testing.T) {
+	t.Parallel()
+	for classification, named := range map[any]bool{
+		"Reputation": false, "Content": false, "Frequency or Volume Too High": false, "Technical Failure": true,
+		"Mailbox Unavailable": true, "Invalid Address": true, "Unclassified": true, nil: true,
+	} {
+		events, err := read(t, array(
+			one(map[string]any{"event": "bounce", "type": "blocked", "bounce_classification": classification}),
+			one(map[string]any{"event": "bounce", "type": "bounce", "bounce_classification": classification})))
+		require.NoError(t, err)
+		require.Equal(t, named, events[0].Address != "", classification)
+		require.NotEmpty(t, events[1].Address, "a bounce for good is SendGrid's own judgement")
+	}
+}
+
 func TestEventIdsThatAreNotOurs(t *testing.T) {
 	t.Parallel()
 	for name, edits := range map[string]map[string]any{

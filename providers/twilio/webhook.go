@@ -122,6 +122,9 @@ func status(form url.Values) (event fanfare.ProviderEvent, ok bool) {
 	event = fanfare.ProviderEvent{Type: kind, ProviderID: sid, Address: phone(form.Get("To")), Digest: digest(sid, state, code)}
 	if kind == fanfare.EventBounced && errorCode.MatchString(code) {
 		event.Code, event.Permanent = code, gone(code)
+		if !ofNumber(code) {
+			event.Address = ""
+		}
 	}
 	return event, true
 }

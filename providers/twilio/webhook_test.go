@@ -134,6 +134,20 @@ func TestEventsOfFailures(t *testing.T) {
 	}
 }
 
+// What is ours, or the carrier's judgement of us, is not held against the number: three
+// of it would suppress everybody who was written to while an account was suspended.
+func TestEventsOfOurOwnFaultsNameNoNumber(t *testing.T) {
+	t.Parallel()
+	for code, want := range map[string]string{
+		"30001": "", "30002": "", "30007": "", "30034": "", "30450": "", "30610": "", "20003": "", "21617": "",
+		"30003": theirs, "30004": theirs, "30005": theirs, "30008": theirs, "21610": theirs, "29999": theirs, "": theirs,
+	} {
+		events := read(t, reported, callback(map[string]string{"MessageStatus": "undelivered", "ErrorCode": code}))
+		require.Len(t, events, 1, code)
+		require.Equal(t, want, events[0].Address, code)
+	}
+}
+
 func TestEventsOfAnswers(t *testing.T) {
 	t.Parallel()
 	stop, start := fanfare.EventUnsubscribed, fanfare.EventResubscribed
