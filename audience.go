@@ -19,9 +19,11 @@ const MaxRejectedLines = 1000
 // ImportReport is what an import came to. Lines that changed nothing are
 // counted as unchanged, so the four counts add up to the lines read.
 type ImportReport struct {
-	Created       int64          `json:"created"`
-	Updated       int64          `json:"updated"`
-	Unchanged     int64          `json:"unchanged"`
+	Created   int64 `json:"created"`
+	Updated   int64 `json:"updated"`
+	Unchanged int64 `json:"unchanged"`
+	// Unsubscribed are those of them who had unsubscribed by themselves, and stay so.
+	Unsubscribed  int64          `json:"unsubscribed,omitempty"`
 	RejectedCount int64          `json:"rejected_count"`
 	Rejected      []RejectedLine `json:"rejected"`
 }

@@ -191,9 +191,19 @@ func (l *Ledger) Unsubscribe(ctx context.Context, topic fanfare.Topic, id fanfar
 	return failed(fmt.Sprintf("unsubscribe %s from %s", id, topic), err)
 }
 
-// EndSubscription does what an unsubscribe link asks for.
+// EndSubscription does what an unsubscribe link asks for. An import does not take it back,
+// also where the subscription had been ended already.
 func (l *Ledger) EndSubscription(ctx context.Context, link fanfare.UnsubscribeLink) error {
-	err := l.transact(ctx, func(tx pgx.Tx) error { return endSubscription(ctx, tx, link.Topic, link.Number) })
+	err := l.transact(ctx, func(tx pgx.Tx) error {
+		if err := endSubscription(ctx, tx, link.Topic, link.Number); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, `
+			UPDATE subscriptions SET ended_by_reader = true
+			WHERE topic_id = $1 AND subscriber_number = $2 AND ended_cut IS NOT NULL AND NOT ended_by_reader AND began_cut = (
+			  SELECT max(began_cut) FROM subscriptions WHERE topic_id = $1 AND subscriber_number = $2)`, link.Topic, link.Number)
+		return err
+	})
 	return failed(fmt.Sprintf("end subscription of %d to topic %d", link.Number, link.Topic), err)
 }
 

@@ -74,7 +74,7 @@ func closeImport(ctx context.Context, conn *pgxpool.Conn) {
 func importChunk(ctx context.Context, conn *pgxpool.Conn, topic fanfare.TopicID, lines []fanfare.ImportLine, report *fanfare.ImportReport) error {
 	var repeats []int
 	var m merged
-	var opened int64
+	var opened, left int64
 	err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) (err error) {
 		if err = copyLines(ctx, tx, lines); err != nil {
 			return err
@@ -95,7 +95,7 @@ func importChunk(ctx context.Context, conn *pgxpool.Conn, topic fanfare.TopicID,
 		if err != nil {
 			return err
 		}
-		if opened, err = openSubscriptions(ctx, tx, topic, m); err != nil || marked == 0 {
+		if opened, left, err = openSubscriptions(ctx, tx, topic, m); err != nil || marked == 0 {
 			return err
 		}
 		return waitForClaims(ctx, tx)
@@ -106,6 +106,7 @@ func importChunk(ctx context.Context, conn *pgxpool.Conn, topic fanfare.TopicID,
 	report.Created += int64(len(m.created))
 	report.Updated += int64(len(m.changed)) + opened
 	report.Unchanged += int64(len(m.same)) - opened
+	report.Unsubscribed += left
 	for _, line := range repeats {
 		report.Reject(line, "the id stands on an earlier line already")
 	}
@@ -231,24 +232,33 @@ func markShared(ctx context.Context, tx pgx.Tx, written []int64) (marked int64, 
 	return marked, nil
 }
 
-// openSubscriptions opens the missing subscriptions and returns how many of
-// those whose data is the same had none.
-func openSubscriptions(ctx context.Context, tx pgx.Tx, topic fanfare.TopicID, m merged) (opened int64, err error) {
+// openSubscriptions opens the missing subscriptions, but for those that their readers
+// ended. It returns how many of those whose data is the same had none, and of all how many
+// had left.
+func openSubscriptions(ctx context.Context, tx pgx.Tx, topic fanfare.TopicID, m merged) (opened, left int64, err error) {
 	if err := shareTopic(ctx, tx, topic); err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	for _, numbers := range [][]int64{m.written(), m.same} {
 		slices.Sort(numbers)
-		tag, err := tx.Exec(ctx, `
-			INSERT INTO subscriptions (topic_id, subscriber_number, began_cut)
-			SELECT $1, number, (SELECT nextval('cuts')) FROM unnest($2::bigint[]) AS n (number)
-			ON CONFLICT (topic_id, subscriber_number) WHERE ended_cut IS NULL DO NOTHING`, topic, numbers)
+		var leavers int64
+		err := tx.QueryRow(ctx, `
+			WITH line AS MATERIALIZED (
+			  SELECT number, last.ended_by_reader IS TRUE AS gone FROM unnest($2::bigint[]) AS n (number) LEFT JOIN LATERAL (
+			    SELECT s.ended_by_reader FROM subscriptions s WHERE s.topic_id = $1 AND s.subscriber_number = n.number
+			    ORDER BY s.topic_id DESC, s.subscriber_number DESC, s.began_cut DESC LIMIT 1) last ON true
+			), opened AS (
+			  INSERT INTO subscriptions (topic_id, subscriber_number, began_cut)
+			  SELECT $1, number, (SELECT nextval('cuts')) FROM line WHERE NOT gone
+			  ON CONFLICT (topic_id, subscriber_number) WHERE ended_cut IS NULL DO NOTHING RETURNING 1
+			)
+			SELECT (SELECT count(*) FROM opened), (SELECT count(*) FROM line WHERE gone)`, topic, numbers).Scan(&opened, &leavers)
 		if err != nil {
-			return 0, err
+			return 0, 0, err
 		}
-		opened = tag.RowsAffected()
+		left += leavers
 	}
-	return opened, nil
+	return opened, left, nil
 }
 
 func textOrNull(s string) any {

@@ -41,6 +41,49 @@ func TestImportCountsCreatedUpdatedAndUnchanged(t *testing.T) {
 	require.Equal(t, "es", s.Locale)
 }
 
+// TestAnImportBringsNobodyBackWhoLeft: whoever unsubscribed by the link stays so, whatever
+// list is imported and whoever ended the subscription before, until they are subscribed by name.
+func TestAnImportBringsNobodyBackWhoLeft(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.subscribed(4)
+	leave := func(n fanfare.SubscriberNumber) {
+		require.NoError(t, w.EndSubscription(t.Context(), fanfare.UnsubscribeLink{Topic: 1, Number: n}))
+	}
+	open := func() []int64 {
+		return all[int64](w, `SELECT subscriber_number FROM subscriptions WHERE ended_cut IS NULL ORDER BY subscriber_number`)
+	}
+	leave(1)
+	leave(1)
+	leave(2)
+	w.unsubscribe(3)
+	leave(3) // there is nothing left to end, and still they want no more
+	moved := func(i int) fanfare.Subscriber {
+		s := person(i)
+		if i == 2 {
+			s.Locale = "es"
+		}
+		return s
+	}
+	for _, want := range []fanfare.ImportReport{{Updated: 1, Unchanged: 3, Unsubscribed: 3}, {Unchanged: 4, Unsubscribed: 3}} {
+		require.Empty(t, cmp.Diff(want, w.imported(1, 4, moved)))
+		require.Equal(t, []int64{4}, open())
+	}
+	s, err := w.Subscriber(t.Context(), "reader-2")
+	require.NoError(t, err)
+	require.Equal(t, "es", s.Locale, "what is known of them is taken")
+
+	w.topic("writer-2")
+	report, err := w.Import(t.Context(), "writer-2", chunks(1, 4, 10, moved))
+	require.NoError(t, err)
+	require.Empty(t, cmp.Diff(fanfare.ImportReport{Updated: 4}, report), "they left the other one")
+
+	w.subscribe(1)
+	require.Equal(t, []int64{1, 1, 2, 3, 4, 4}, open(), "who is subscribed by name asked for it")
+	w.unsubscribe(1)
+	require.Empty(t, cmp.Diff(fanfare.ImportReport{Updated: 1}, w.imported(1, 1, moved)), "what the publisher ended, an import begins anew")
+}
+
 func TestImportTakesEverythingAPersonHas(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

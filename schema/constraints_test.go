@@ -29,6 +29,7 @@ var wrong = []struct{ constraint, sql string }{
 	{"a_subscription_ends_after_it_began", `UPDATE subscriptions SET ended_cut = began_cut, ended_at = now() WHERE $1::uuid IS NOT NULL`},
 	{"an_ended_subscription_has_its_time", `UPDATE subscriptions SET ended_cut = 99 WHERE $1::uuid IS NOT NULL`},
 	{"an_ended_subscription_has_its_time", `UPDATE subscriptions SET ended_at = now() WHERE $1::uuid IS NOT NULL`},
+	{"an_open_subscription_was_ended_by_nobody", `UPDATE subscriptions SET ended_by_reader = true WHERE $1::uuid IS NOT NULL`},
 	{"suppression_reason_is_known", `INSERT INTO suppressions (channel, address_hash, reason) SELECT 'email', address_hash('a'), '' WHERE $1::uuid IS NOT NULL`},
 	{"suppression_hash_is_a_sha256", `INSERT INTO suppressions (channel, address_hash, reason) SELECT 'email', '', 'manual' WHERE $1::uuid IS NOT NULL`},
 	{"suppression_channel_is_known", `INSERT INTO suppressions (channel, address_hash, reason) SELECT 'pigeon', address_hash('a'), 'manual' WHERE $1::uuid IS NOT NULL`},

@@ -140,6 +140,9 @@ func (i importing) explain(err error) error {
 func printImport(w io.Writer, topic string, r fanfare.ImportReport) {
 	fmt.Fprintf(w, "Imported into %s: %s created, %s updated, %s unchanged, %s rejected.\n",
 		topic, number(r.Created), number(r.Updated), number(r.Unchanged), number(r.RejectedCount))
+	if r.Unsubscribed > 0 {
+		fmt.Fprintf(w, "%s of them unsubscribed by themselves and stay so.\n", number(r.Unsubscribed))
+	}
 	printRejected(w, r)
 }
 
