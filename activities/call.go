@@ -68,19 +68,18 @@ func (r *run) carryOutHalf(ctx context.Context, half []fanfare.Claimed) {
 	r.carryOutBy(ctx, half, by)
 }
 
-// carryOutBy claims again what this run keeps from everyone else for a moment.
+// carryOutBy claims again what this run keeps from everyone else for a moment. Others of
+// the batch who are among them and due come along, in their own locales.
 func (r *run) carryOutBy(ctx context.Context, recipients []fanfare.Claimed, by *route) {
 	within := fanfare.Range{First: recipients[0].Number, Last: recipients[len(recipients)-1].Number, DueIn: splitHold}
-	wanted := r.wanted([]*route{by}, 1)
-	won, _, err := r.lease([]*route{by}, func() (fanfare.Claim, error) {
-		return r.Claimer.ClaimDue(ctx, r.in.Ref, wanted, within)
+	won, err := r.claimFor(ctx, by, 1, func(by []*route, wanted fanfare.Wanted) ([]*leased, error) {
+		return r.claimDue(ctx, by, wanted, within)
 	})
 	if len(won) == 0 {
-		by.unused()
 		r.halt(0, "", err)
 		return
 	}
-	r.carryOut(ctx, won[0])
+	r.carryOutAll(ctx, won)
 }
 
 func (r *run) call(ctx context.Context, l *leased) fanfare.Reply {

@@ -144,6 +144,12 @@ func (r *run) claimNext(ctx context.Context, places int) ([]*leased, error) {
 		r.halt(wait, why, nil)
 		return nil, nil
 	}
+	return r.claimFor(ctx, first, places, func(by []*route, wanted fanfare.Wanted) ([]*leased, error) { return r.claimBy(ctx, by, wanted) })
+}
+
+// claimFor gets permits for all calls that a claim may win, claims, and gives those back
+// that it did not need.
+func (r *run) claimFor(ctx context.Context, first *route, places int, claim func([]*route, fanfare.Wanted) ([]*leased, error)) ([]*leased, error) {
 	needed := max(1, len(r.locales))
 	if first.MaxRecipients() == 1 {
 		needed = places
@@ -151,7 +157,7 @@ func (r *run) claimNext(ctx context.Context, places int) ([]*leased, error) {
 	by, err := r.more(ctx, first, needed)
 	var won []*leased
 	if err == nil {
-		won, err = r.claimBy(ctx, by, needed)
+		won, err = claim(by, r.wanted(by, needed))
 	}
 	for _, each := range by[len(won):] {
 		each.unused()
@@ -172,11 +178,14 @@ func (r *run) wanted(by []*route, needed int) fanfare.Wanted {
 	return w
 }
 
-func (r *run) claimBy(ctx context.Context, by []*route, needed int) ([]*leased, error) {
-	wanted := r.wanted(by, needed)
-	won, _, err := r.lease(by, func() (fanfare.Claim, error) {
-		return r.Claimer.ClaimDue(ctx, r.in.Ref, wanted, everyone)
-	})
+// claimDue claims those within whose wait is over.
+func (r *run) claimDue(ctx context.Context, by []*route, wanted fanfare.Wanted, within fanfare.Range) ([]*leased, error) {
+	won, _, err := r.lease(by, func() (fanfare.Claim, error) { return r.Claimer.ClaimDue(ctx, r.in.Ref, wanted, within) })
+	return won, err
+}
+
+func (r *run) claimBy(ctx context.Context, by []*route, wanted fanfare.Wanted) ([]*leased, error) {
+	won, err := r.claimDue(ctx, by, wanted, everyone)
 	for err == nil && len(won) == 0 {
 		var tally fanfare.BatchTally
 		won, tally, err = r.lease(by, func() (fanfare.Claim, error) {

@@ -135,3 +135,22 @@ func TestAPermitNobodyNeedsIsGivenBack(t *testing.T) {
 		require.Contains(t, door.taken, fanfare.OutcomeReleased)
 	})
 }
+
+// Whoever is claimed anew may stand among others who are, and read another locale.
+func TestCallsInSeveralLocalesFailOverTogether(t *testing.T) {
+	virtually(t, func(t *testing.T) {
+		book, first, second := newBatchBook(3000), &provider{reply: answer(fanfare.OutcomeUnavailable)}, &provider{}
+		d, door := twoProviders(t, book, first, second)
+		d.Planner, d.Settler = localized{book}, unhurried{book}
+		result, err := d.send(activities.SendInput{})
+		require.NoError(t, err)
+		require.EqualValues(t, 3000, result.Tally.Totals.Sent)
+		require.Len(t, second.numbers(), 3000)
+		require.Len(t, door.taken, door.given, "every permit was told what became of it")
+		for _, call := range second.calls {
+			for _, r := range call.Recipients {
+				require.Equal(t, call.Recipients[0].Number%3, r.Number%3, "each call is in one locale")
+			}
+		}
+	})
+}
