@@ -47,7 +47,7 @@ type batchBook struct {
 	claimErr     error
 	settleErr    func(attempt int) error
 	settles      int
-	lastSettleAt context.Context
+	lastSettled  time.Time
 	closes       int
 	closeSteps   int // how many CloseBatch calls it takes
 }
@@ -162,7 +162,6 @@ func (b *batchBook) SettleAll(ctx context.Context, ref fanfare.BatchRef, all []f
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.settles++
-	b.lastSettleAt = ctx
 	if err := ctx.Err(); err != nil {
 		return fanfare.BatchTally{}, err
 	}
@@ -174,6 +173,7 @@ func (b *batchBook) SettleAll(ctx context.Context, ref fanfare.BatchRef, all []f
 	for _, each := range all {
 		b.settle(each.Call, each.Result)
 	}
+	b.lastSettled = time.Now()
 	return b.tally(), nil
 }
 

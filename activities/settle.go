@@ -47,26 +47,30 @@ func (r *run) settleTogether(ctx context.Context) {
 				more = false
 			}
 		}
-		r.settleAll(ctx, waiting)
+		r.settleAll(ctx, waiting, false)
 	}
 }
 
-// settleAll always tries once. A result that PostgreSQL does not take must not keep
-// others from it.
-func (r *run) settleAll(ctx context.Context, all []*settling) {
+// settleAll always tries once. A result that PostgreSQL does not take must keep no other
+// from it, neither beside it nor behind it: it goes on trying aside.
+func (r *run) settleAll(ctx context.Context, all []*settling, aside bool) {
 	giveUp := all[0].lease.Deadline().Add(settleFor)
 	for pause := 50 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
 		err := r.trySettle(ctx, all)
 		switch {
-		case err != nil && len(all) > 1 && !errors.Is(err, fanfare.ErrUnavailable):
-			for _, each := range all {
-				r.settleAll(ctx, []*settling{each})
-			}
-			return
 		case err == nil || time.Now().After(giveUp):
 			for _, each := range all {
 				each.done <- err
 			}
+			return
+		case aside || errors.Is(err, fanfare.ErrUnavailable):
+		case len(all) > 1:
+			for _, each := range all {
+				r.settleAll(ctx, []*settling{each}, false)
+			}
+			return
+		default:
+			go r.settleAll(ctx, all, true)
 			return
 		}
 		r.Log.Warn("settle failed, trying again", "calls", len(all), "first", all[0].ID, "batch", r.in.Ref.WorkflowID(), "error", err)

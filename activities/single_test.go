@@ -101,20 +101,31 @@ func TestOneRefusalAmongManyCallsStopsNothing(t *testing.T) {
 
 func TestAResultThatIsNotTakenKeepsNoOtherOut(t *testing.T) {
 	virtually(t, func(t *testing.T) {
-		book, p := newBatchBook(64), &provider{}
+		book, p := newBatchBook(640), &provider{}
+		p.during = func(_ context.Context, n int) { <-time.After(time.Duration(n) * time.Millisecond) } // one by one
 		d := singleDesk(t, book, p)
-		d.Settler = poisoned{book}
+		d.Settler = &poisoned{batchBook: book, away: time.Now().Add(10 * time.Second)}
+		begun := time.Now()
 		_, err := d.send(activities.SendInput{})
 		require.ErrorContains(t, err, "it is wrong")
-		require.Len(t, book.settled, 63)
+		require.Len(t, book.settled, 639)
+		require.Greater(t, time.Since(begun), 9*time.Minute, "the one is tried as long as any")
+		require.Less(t, book.lastSettled.Sub(begun), 20*time.Second, "and the others are taken while they are fresh")
 	})
 }
 
-// poisoned takes everything but what has call-7 in it.
-type poisoned struct{ *batchBook }
+// poisoned takes everything but what has call-7 in it, once it is no longer away.
+type poisoned struct {
+	*batchBook
 
-func (p poisoned) SettleAll(ctx context.Context, ref fanfare.BatchRef, all []fanfare.Settlement) (fanfare.BatchTally, error) {
-	if slices.ContainsFunc(all, func(s fanfare.Settlement) bool { return s.Call == "call-7" }) {
+	away time.Time
+}
+
+func (p *poisoned) SettleAll(ctx context.Context, ref fanfare.BatchRef, all []fanfare.Settlement) (fanfare.BatchTally, error) {
+	switch {
+	case time.Now().Before(p.away):
+		return fanfare.BatchTally{}, fanfare.ErrUnavailable
+	case slices.ContainsFunc(all, func(s fanfare.Settlement) bool { return s.Call == "call-7" }):
 		return fanfare.BatchTally{}, errors.New("it is wrong")
 	}
 	return p.batchBook.SettleAll(ctx, ref, all)
