@@ -26,16 +26,9 @@ func (r *run) carryOutAll(ctx context.Context, all []*leased) {
 func (r *run) carryOut(ctx context.Context, l *leased) {
 	reply := r.call(ctx, l)
 	l.by.permit.Done(reply.Outcome)
-	next, err := r.failOver(ctx, l, reply)
-	if err == nil {
-		err = r.settle(l, r.result(l, reply, next != nil))
-	}
+	next := r.failOver(ctx, l, reply)
+	r.halt(0, "", r.settle(l, r.result(l, reply, next != nil)))
 	switch {
-	case err != nil:
-		r.halt(0, "", err)
-		if next != nil {
-			next.unused()
-		}
 	case next != nil:
 		r.carryOutBy(ctx, l.Recipients, next)
 	case reply.Split && len(l.Recipients) > 1:
@@ -47,13 +40,14 @@ func (r *run) carryOut(ctx context.Context, l *leased) {
 
 // failOver returns the provider to try next, or nil. Only what was certainly not
 // accepted, and is not the recipients' fault, may be tried elsewhere.
-func (r *run) failOver(ctx context.Context, l *leased, reply fanfare.Reply) (*route, error) {
+func (r *run) failOver(ctx context.Context, l *leased, reply fanfare.Reply) *route {
 	refused := reply.Outcome.Kind == fanfare.OutcomeUnavailable || reply.Outcome.Kind == fanfare.OutcomeThrottled
 	if !refused || len(r.Senders) == 1 || r.over() {
-		return nil, nil
+		return nil
 	}
 	next, _, _, err := r.choose(ctx, append(slices.Clone(l.by.tried), l.by.Name()))
-	return next, err
+	r.halt(0, "", err)
+	return next
 }
 
 func (r *run) carryOutHalf(ctx context.Context, half []fanfare.Claimed) {

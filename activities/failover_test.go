@@ -154,3 +154,28 @@ func TestCallsInSeveralLocalesFailOverTogether(t *testing.T) {
 		}
 	})
 }
+
+// A refusal that is known is written, whatever else fails: left to lapse, it would be
+// doubt about nothing.
+func TestARefusalIsSettledWhenNoOtherProviderCanBeChosen(t *testing.T) {
+	virtually(t, func(t *testing.T) {
+		book, first, second := newBatchBook(1000), &provider{reply: answer(fanfare.OutcomeUnavailable)}, &provider{}
+		d, door := twoProviders(t, book, first, second)
+		d.Breaker = broken{door}
+		_, err := d.send(activities.SendInput{})
+		require.ErrorContains(t, err, fanfare.ErrUnavailable.Error())
+		require.Len(t, first.calls, 1)
+		require.Equal(t, fanfare.Totals{Intended: 1000, Pending: 1000}, book.tally().Totals)
+		require.Equal(t, fanfare.OutcomeUnavailable, book.settled[0].result.Outcome.Kind)
+	})
+}
+
+// broken cannot say whether the second provider may be called.
+type broken struct{ *doors }
+
+func (b broken) Permit(ctx context.Context, provider string) (fanfare.Permit, error) {
+	if provider == "second" {
+		return fanfare.Permit{}, fanfare.ErrUnavailable
+	}
+	return b.doors.Permit(ctx, provider)
+}
