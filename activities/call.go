@@ -29,6 +29,8 @@ func (r *run) carryOut(ctx context.Context, l *leased) {
 	next := r.failOver(ctx, l, reply)
 	r.halt(0, "", r.settle(l, r.result(l, reply, next != nil)))
 	switch {
+	case next != nil && r.over(): // settling may have taken long
+		next.unused()
 	case next != nil:
 		r.carryOutBy(ctx, l.Recipients, next)
 	case reply.Split && len(l.Recipients) > 1:

@@ -179,3 +179,21 @@ func (b broken) Permit(ctx context.Context, provider string) (fanfare.Permit, er
 	}
 	return b.doors.Permit(ctx, provider)
 }
+
+func TestNoOtherProviderIsCalledOnceTheWorkerStops(t *testing.T) {
+	virtually(t, func(t *testing.T) {
+		book, first, second := newBatchBook(1), &provider{reply: answer(fanfare.OutcomeUnavailable)}, &provider{}
+		d, door := twoProviders(t, book, first, second)
+		book.settleErr = func(n int) error {
+			if n == 1 {
+				close(d.stop)
+			}
+			return nil
+		}
+		_, err := d.send(activities.SendInput{})
+		require.NoError(t, err)
+		require.Empty(t, second.calls)
+		require.EqualValues(t, 1, book.tally().Totals.Pending)
+		require.Len(t, door.taken, door.given, "every permit was told what became of it")
+	})
+}
