@@ -43,13 +43,13 @@ type batchBook struct {
 	settled    []settled
 	done       []string // what was asked of the ledger, in order
 
-	slowClaims   []time.Duration // how long the first claims take
-	claimErr     error
-	settleErr    func(attempt int) error
-	settles      int
-	lastSettled  time.Time
-	closes       int
-	closeSteps   int // how many CloseBatch calls it takes
+	slowClaims  []time.Duration // how long the first claims take
+	claimErr    error
+	settleErr   func(attempt int) error
+	settles     int
+	lastSettled time.Time
+	closes      int
+	closeSteps  int // how many CloseBatch calls it takes
 }
 
 type recipient struct {

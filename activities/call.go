@@ -102,7 +102,7 @@ func (r *run) call(ctx context.Context, l *leased) fanfare.Reply {
 // others before they are tried by halves, or by another provider.
 const splitHold = 5 * time.Second
 
-// result translates a reply for the ledger. Where there is no other provider it
+// result translates a reply for the ledger. Where no other provider takes the call it
 // remembers to leave one alone that is away or asks for time.
 func (r *run) result(l *leased, reply fanfare.Reply, failsOver bool) fanfare.Result {
 	result := fanfare.Result{Outcome: reply.Outcome, ProviderID: reply.ProviderID, Devices: reply.Devices, Suppress: reply.Suppress}
@@ -123,8 +123,8 @@ func (r *run) result(l *leased, reply fanfare.Reply, failsOver bool) fanfare.Res
 			result.Outcome.RetryAfter = r.Backoff[min(r.in.Failures, len(r.Backoff)-1)]
 		}
 		// Of many calls with one message each a few may fail; when it is more, the
-		// breaker knows.
-		if len(r.Senders) == 1 && (reply.Outcome.Kind == fanfare.OutcomeThrottled || !r.single()) {
+		// breaker knows. It knows nothing of a throttle without a time.
+		if reply.Outcome.Kind == fanfare.OutcomeThrottled || len(r.Senders) == 1 && !r.single() {
 			r.halt(result.Outcome.RetryAfter, string(reply.Outcome.Kind)+": "+reply.Outcome.Detail, nil)
 		}
 	case reply.Outcome.Kind == fanfare.OutcomeReleased && len(reply.Named) == 0:

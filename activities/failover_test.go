@@ -197,3 +197,18 @@ func TestNoOtherProviderIsCalledOnceTheWorkerStops(t *testing.T) {
 		require.Len(t, door.taken, door.given, "every permit was told what became of it")
 	})
 }
+
+// Where nobody takes it, a throttle is heeded as if there were one provider: whoever is
+// called in spite of it loses an attempt.
+func TestWhenEveryProviderThrottlesTheBatchWaits(t *testing.T) {
+	virtually(t, func(t *testing.T) {
+		book, first, second := newBatchBook(10_000), &provider{reply: answer(fanfare.OutcomeThrottled)}, &provider{reply: answer(fanfare.OutcomeThrottled)}
+		d, door := twoProviders(t, book, first, second)
+		result, err := d.send(activities.SendInput{Failures: 1})
+		require.NoError(t, err)
+		require.LessOrEqual(t, len(second.calls), 4, "the calls that were under way, and none behind them")
+		require.Equal(t, 3*time.Second, result.Wait)
+		require.EqualValues(t, 10_000, result.Tally.Totals.Pending)
+		require.Len(t, door.taken, door.given, "every permit was told what became of it")
+	})
+}
