@@ -2,6 +2,7 @@ package activities
 
 import (
 	"context"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"time"
@@ -78,7 +79,7 @@ func (r *run) carryOutBy(ctx context.Context, recipients []fanfare.Claimed, by *
 	r.carryOutAll(ctx, won)
 }
 
-func (r *run) call(ctx context.Context, l *leased) fanfare.Reply {
+func (r *run) call(ctx context.Context, l *leased) (reply fanfare.Reply) {
 	call := fanfare.Call{
 		ID: l.ID, Publication: r.in.Ref.Publication, Channel: r.in.Ref.Channel, Message: r.messages[l.Locale], Expires: r.about.ExpiresAt,
 		Recipients: make([]fanfare.Recipient, len(l.Recipients)),
@@ -95,6 +96,13 @@ func (r *run) call(ctx context.Context, l *leased) fanfare.Reply {
 	}
 	ctx, cancel := context.WithDeadline(fanfare.WithLease(ctx, l.lease), l.lease.Deadline())
 	defer cancel()
+	// A panic would end all that this worker has under way. Its words may quote the message.
+	defer func() {
+		if recover() != nil {
+			r.Log.Error("sender panicked, its call is in doubt", "call", l.ID, "provider", l.by.Name(), "stack", string(debug.Stack()))
+			reply = fanfare.Reply{Outcome: fanfare.Outcome{Kind: fanfare.OutcomeAmbiguous, Detail: "the sender panicked"}}
+		}
+	}()
 	return l.by.Send(ctx, call)
 }
 

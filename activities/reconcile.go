@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"time"
@@ -215,13 +216,19 @@ func (r *Reconciling) lookUpWitness(ctx context.Context, d fanfare.Doubt) (bool,
 	return sighting.Seen || slices.Contains(sighting.Messages, d.WitnessMessage), err
 }
 
-func (r *Reconciling) lookUp(ctx context.Context, d fanfare.Doubt, about fanfare.Question) (fanfare.Sighting, error) {
+func (r *Reconciling) lookUp(ctx context.Context, d fanfare.Doubt, about fanfare.Question) (_ fanfare.Sighting, err error) {
 	provider, ok := r.LookUps[d.Provider]
 	if !ok {
 		return fanfare.Sighting{}, fmt.Errorf("look up call %s: this worker has no account at %s", about.Call, d.Provider)
 	}
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
+	// A panic would end all that this worker has under way. Its words may quote the message.
+	defer func() {
+		if recover() != nil {
+			err = fmt.Errorf("look up call %s at %s: it panicked: %s", about.Call, d.Provider, debug.Stack())
+		}
+	}()
 	return provider.LookUp(ctx, about)
 }
 

@@ -232,3 +232,40 @@ func TestAMessageOfNoOtherCallIsEvidence(t *testing.T) {
 		})
 	}
 }
+
+// A fault in a provider's library is the one call's, and not that of all that the worker
+// has under way.
+func TestASenderThatPanicsPutsItsOwnCallInDoubt(t *testing.T) {
+	virtually(t, func(t *testing.T) {
+		book, p := newBatchBook(200), &provider{}
+		p.reply = func(call fanfare.Call) fanfare.Reply {
+			if call.Recipients[0].Number == 7 {
+				panic("no such template for " + call.Recipients[0].Address)
+			}
+			return accepted
+		}
+		d := singleDesk(t, book, p)
+		door := &doors{}
+		d.Breaker = door
+		result, err := d.send(activities.SendInput{})
+		require.NoError(t, err)
+		require.Equal(t, fanfare.Totals{Intended: 200, Sent: 199, InDoubt: 1}, result.Tally.Totals)
+		require.Len(t, door.taken, door.given, "every permit was told what became of it")
+		require.Contains(t, d.logs.String(), "level=ERROR")
+		require.Contains(t, d.logs.String(), "single_test.go", "where it was")
+	})
+}
+
+func TestALookUpThatPanicsHasFailed(t *testing.T) {
+	t.Parallel()
+	book := &doubtBook{due: []fanfare.Doubt{{Call: "own", Provider: "sandbox", EndedAt: callEnded}}}
+	_, err := reconcile(t, book, map[string]activities.LookUp{"sandbox": panicking{}})
+	require.NoError(t, err)
+	require.Equal(t, "the look-up failed", book.note)
+}
+
+type panicking struct{}
+
+func (panicking) LookUp(context.Context, fanfare.Question) (fanfare.Sighting, error) {
+	panic("no such list")
+}
