@@ -18,6 +18,28 @@ import (
 	"github.com/fanfare-dev/fanfare/server/api"
 )
 
+// TestWhatIsNotThereIsNamed, with where to look instead.
+func TestWhatIsNotThereIsNamed(t *testing.T) {
+	t.Parallel()
+	r := start(t)
+	for request, says := range map[[2]string]string{
+		{"GET", "/v1/publications/nothing"}:                "no publication with this id; GET /v1/publications",
+		{"POST", "/v1/publications/nothing/cancel"}:        "no publication with this id",
+		{"GET", "/v1/deliveries/nothing"}:                  "no delivery with this id",
+		{"GET", "/v1/subscribers/nobody"}:                  "no subscriber with this id; PUT /v1/subscribers/{id}",
+		{"PUT", "/v1/topics/writer-1/subscribers/nobody"}:  "no subscriber with this id; PUT /v1/subscribers/{id}",
+		{"GET", "/v1/templates/nothing"}:                   "no such template",
+		{"GET", "/v1/replays/nothing"}:                     "no replay with this id; GET /v1/replays",
+		{"PUT", "/v1/topics/nothing/subscribers/reader-1"}: "no such topic; create it",
+		{"GET", "/v1/publications/nothing/deliveries"}:     "no publication with this id",
+		{"GET", "/v1/templates/nothing/versions"}:          "no such template",
+	} {
+		p := r.send(t, request[0], request[1], "").problem(t)
+		require.Equal(t, http.StatusNotFound, p.Status, request)
+		require.Contains(t, p.Detail, says, request)
+	}
+}
+
 // TestEveryErrorIsAProblem: what the ledger can say, and what becomes of it.
 func TestEveryErrorIsAProblem(t *testing.T) {
 	t.Parallel()

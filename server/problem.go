@@ -87,6 +87,9 @@ func answerProblem(err error, c echo.Context) {
 		return
 	}
 	p := problemOf(err)
+	if errors.Is(err, fanfare.ErrNotFound) && p.status == http.StatusNotFound {
+		p.detail = missing(c.Path(), p.detail)
+	}
 	doc := api.Problem{
 		Type:       "urn:fanfare:problem:" + string(p.code),
 		Title:      p.title,
@@ -109,6 +112,28 @@ func answerProblem(err error, c echo.Context) {
 	c.Response().WriteHeader(p.status)
 	// The only error left is that the client is gone.
 	_ = c.Echo().JSONSerializer.Serialize(c, doc, "")
+}
+
+// absent is what is told of a thing that is not there, by the route that asked for
+// it. The first row that the route begins with counts.
+var absent = [][2]string{
+	{"/v1/publications/", "There is no publication with this id; GET /v1/publications lists them."},
+	{"/v1/deliveries/", "There is no delivery with this id; GET /v1/publications/{id}/deliveries lists those of a publication."},
+	{"/v1/subscribers/", "There is no subscriber with this id; PUT /v1/subscribers/{id} makes one."},
+	{"/v1/topics/", "There is no subscriber with this id; PUT /v1/subscribers/{id} makes one."},
+	{"/v1/templates/", "There is no such template, or it has no such version; GET /v1/templates lists them."},
+	{"/v1/replays/", "There is no replay with this id; GET /v1/replays lists them."},
+	{"/v1/me/inbox/:", "There is no such notification in this inbox."},
+	{"/v1/me/", "The subscriber of this token does not exist any more."},
+}
+
+func missing(route, otherwise string) string {
+	for _, row := range absent {
+		if strings.HasPrefix(route, row[0]) {
+			return row[1]
+		}
+	}
+	return otherwise
 }
 
 // challenge is how to authenticate: with a key or a token, or as a provider does.
