@@ -130,14 +130,14 @@ func TestImportCSVNeedsAHeader(t *testing.T) {
 	t.Parallel()
 	r := start(t)
 	for body, why := range map[string]string{
-		"":                                  "must name the columns",
-		"\n\n":                              "must name the columns",
-		"email\na@mail.example\n":           "the column id is missing",
-		"id,email,id\n":                     "the column id is there twice",
-		"reader-1,ada@mail.example\n":       "column 1 is none of a subscriber",
-		"id,e-mail\nreader-1,a@b.c\n":       "column 2 is none of a subscriber",
-		`id,"email` + "\n":                  "must name the columns",
-		strings.Repeat("x", maxLine) + "xx": "must name the columns",
+		"":                                  "must be the first line and name the columns",
+		"\n\n":                              "must be the first line and name the columns",
+		"email\na@mail.example\n":           "lacks the column id",
+		"id,email,id\n":                     "names the column id twice",
+		"reader-1,ada@mail.example\n":       "no field of a subscriber in column 1",
+		"id,e-mail\nreader-1,a@b.c\n":       "no field of a subscriber in column 2",
+		`id,"email` + "\n":                  "must be the first line and name the columns",
+		strings.Repeat("x", maxLine) + "xx": "must be the first line and name the columns",
 	} {
 		got := r.send(t, http.MethodPost, importPath, body, header("Content-Type", "text/csv"))
 		require.Equal(t, http.StatusBadRequest, got.status)

@@ -122,7 +122,7 @@ var jsonKinds = map[string]string{
 func csvLines(lines *lineReader) (parseLine, error) {
 	header, err := lines.next()
 	if errors.Is(err, io.EOF) || errors.Is(err, errLineTooLong) {
-		return nil, headerError("the first line must name the columns, id among them")
+		return nil, headerError("must be the first line and name the columns, id among them")
 	}
 	if err != nil {
 		return nil, err
@@ -133,7 +133,7 @@ func csvLines(lines *lineReader) (parseLine, error) {
 	reader.ReuseRecord = true
 	names, err := feed.record(reader, header)
 	if err != nil {
-		return nil, headerError("the first line must name the columns, separated by commas")
+		return nil, headerError("must be the first line and name the columns, separated by commas")
 	}
 	columns := make([]string, len(names))
 	for i, name := range names {
@@ -158,13 +158,13 @@ func checkColumns(columns []string) error {
 	for i, name := range columns {
 		switch {
 		case jsonKinds[name] == "":
-			return headerError(fmt.Sprintf("column %d is none of a subscriber; there are id, email, phone, devices, locale, time_zone and attributes", i+1))
+			return headerError(fmt.Sprintf("has no field of a subscriber in column %d; there are id, email, phone, devices, locale, time_zone and attributes", i+1))
 		case slices.Contains(columns[:i], name):
-			return headerError(fmt.Sprintf("the column %s is there twice", name))
+			return headerError(fmt.Sprintf("names the column %s twice", name))
 		}
 	}
 	if !slices.Contains(columns, "id") {
-		return headerError("the column id is missing")
+		return headerError("lacks the column id")
 	}
 	return nil
 }

@@ -245,7 +245,7 @@ func refusedInCSV(lines *lineReader) (func([]byte) (fanfare.Refused, error), err
 	}
 	address := slices.IndexFunc(names, func(name string) bool { return slices.Contains(addressNames, name) })
 	if address < 0 {
-		return nil, headerError("the first line must name the columns, one of them email, phone, token or address")
+		return nil, headerError("must be the first line and name the columns, one of them email, phone, token or address")
 	}
 	reason := slices.Index(names, "reason")
 	return func(line []byte) (fanfare.Refused, error) {
