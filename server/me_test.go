@@ -37,6 +37,7 @@ func TestSubscriberTokens(t *testing.T) {
 		got := r.send(t, http.MethodPost, path, body)
 		require.Equal(t, http.StatusBadRequest, got.status, body)
 		require.Equal(t, []string{"expires_in"}, fields(got.problem(t)))
+		require.NotContains(t, string(got.body), "e+06", "a number that people can read")
 	}
 	require.Equal(t, http.StatusNotFound, r.send(t, http.MethodPost, "/v1/subscribers/nobody/tokens", "").status)
 	require.Equal(t, http.StatusUnauthorized, r.send(t, http.MethodPost, path, "", noKey).status)

@@ -186,5 +186,6 @@ func TestAProvidersListIsTakenOver(t *testing.T) {
 		got := r.send(t, http.MethodPost, "/v1/suppressions/import"+path, body, header("Content-Type", "text/csv"))
 		require.Equal(t, http.StatusBadRequest, got.status, "%s", got.body)
 	}
+	require.Equal(t, "must have at least 64 characters", detail(t, r.send(t, http.MethodGet, "/v1/suppressions?address_hash=ab", "").problem(t), "address_hash"))
 	require.Equal(t, http.StatusUnsupportedMediaType, r.send(t, http.MethodPost, "/v1/suppressions/import?channel=email", "x", header("Content-Type", "text/plain")).status)
 }

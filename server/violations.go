@@ -130,6 +130,9 @@ func sentence(found *openapi3.SchemaError) string {
 	case "type", "nullable":
 		return "must be " + kind(schema)
 	case "minLength":
+		if schema.MinLength > 1 {
+			return fmt.Sprintf("must have at least %d characters", schema.MinLength)
+		}
 		return "must not be empty"
 	case "maxLength":
 		return fmt.Sprintf("must have at most %d characters", *schema.MaxLength)
@@ -152,9 +155,9 @@ func sentence(found *openapi3.SchemaError) string {
 		return "must not name anything twice"
 	case "minimum", "maximum":
 		if schema.Max == nil {
-			return fmt.Sprintf("must be at least %g", *schema.Min)
+			return fmt.Sprintf("must be at least %.0f", *schema.Min)
 		}
-		return fmt.Sprintf("must be a number from %g to %g", *schema.Min, *schema.Max)
+		return fmt.Sprintf("must be a number from %.0f to %.0f", *schema.Min, *schema.Max)
 	}
 	return "is not valid"
 }
