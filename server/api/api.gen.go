@@ -923,6 +923,10 @@ type ListTemplateVersionsParams struct {
 // TakeEventsJSONBody defines parameters for TakeEvents.
 type TakeEventsJSONBody = []map[string]interface{}
 
+// TakeEventsFormdataBody defines parameters for TakeEvents.
+type TakeEventsFormdataBody = struct {
+}
+
 // SavePreferencesFormdataRequestBody defines body for SavePreferences for application/x-www-form-urlencoded ContentType.
 type SavePreferencesFormdataRequestBody = SavePreferencesFormdataBody
 
@@ -976,6 +980,9 @@ type ImportSubscribersJSONRequestBody = ImportLine
 
 // TakeEventsJSONRequestBody defines body for TakeEvents for application/json ContentType.
 type TakeEventsJSONRequestBody = TakeEventsJSONBody
+
+// TakeEventsFormdataRequestBody defines body for TakeEvents for application/x-www-form-urlencoded ContentType.
+type TakeEventsFormdataRequestBody = TakeEventsFormdataBody
 
 // ServerInterface represents all server handlers.
 type ServerInterface interface {
