@@ -51,6 +51,7 @@ func (l *Ledger) queueSettle(b *pgx.Batch, ref fanfare.BatchRef, settled []fanfa
 			l.queueSettlePart(b, ref, part, ended)
 		}
 	}
+	queueRefused(b, ref, settled)
 }
 
 func (l *Ledger) queueSettlePart(b *pgx.Batch, ref fanfare.BatchRef, settled []fanfare.Settlement, ended map[fanfare.CallID]time.Time) {
@@ -76,9 +77,6 @@ func (l *Ledger) queueSettlePart(b *pgx.Batch, ref fanfare.BatchRef, settled []f
 		c.waits, seconds(l.cfg.DoubtDeadline), c.named, c.namedCodes, endedAt, c.namedKinds, ladder, c.devices)
 	if c.proven {
 		b.Queue(proveSQL, ref.Publication, ref.Channel, ref.N, c.calls, c.kinds, c.evidence)
-	}
-	for _, s := range settled {
-		queueRefused(b, ref, s)
 	}
 }
 

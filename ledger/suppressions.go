@@ -43,36 +43,45 @@ const whereSuppressedSQL = `
 // were not kept from it already. The first reason stands, but for that of who only left.
 func (l *Ledger) Suppress(ctx context.Context, channel fanfare.Channel, refused []fanfare.Refused) (created int64, err error) {
 	b := &pgx.Batch{}
-	queueSuppress(b, channel, refused, nil, nil).QueryRow(func(row pgx.Row) error { return row.Scan(&created) })
+	queueSuppress(b, channel, refused, nil, make([]*fanfare.CallID, len(refused))).QueryRow(func(row pgx.Row) error { return row.Scan(&created) })
 	return created, failed(fmt.Sprintf("suppress %d addresses of %s", len(refused), channel), l.pipeline(ctx, b))
 }
 
-// queueSuppress queues the suppression of addresses, on the word of the provider that a
-// call was made to, or on a person's when there is none. A token that is dead goes from
-// its subscriber's devices too. The query gives how many are new.
-func queueSuppress(b *pgx.Batch, channel fanfare.Channel, refused []fanfare.Refused, publication, call any) *pgx.QueuedQuery {
+// queueSuppress queues the suppression of addresses, each on the word of the provider
+// that its call was made to, or on a person's when there is none. A token that is dead goes
+// from its subscriber's devices too. The query gives how many are new.
+func queueSuppress(b *pgx.Batch, channel fanfare.Channel, refused []fanfare.Refused, publication any, calls []*fanfare.CallID) *pgx.QueuedQuery {
 	addresses, reasons := make([]string, len(refused)), make([]string, len(refused))
 	for i, r := range refused {
 		addresses[i], reasons[i] = r.Address, string(r.Reason)
 	}
 	return b.Queue(`
 		WITH refused AS MATERIALIZED (
-		  SELECT address_hash(address) AS hash, min(reason) AS reason FROM unnest($2::text[], $3::text[]) AS r (address, reason)
+		  SELECT address_hash(address) AS hash, min(reason) AS reason, min(call_id)::uuid AS call_id FROM unnest($2::text[], $3::text[], $5::text[]) AS r (address, reason, call_id)
 		  GROUP BY 1 ORDER BY 1 -- one order for all: no deadlock
 		), pruned AS (
 		  DELETE FROM devices WHERE token_hash IN (SELECT hash FROM refused WHERE reason = 'dead_token')
 		), created AS (
-		  INSERT INTO suppressions AS s (channel, address_hash, reason, provider) SELECT $1, hash, reason, (SELECT provider FROM calls WHERE publication_id = $4 AND call_id = $5) FROM refused`+whereSuppressedSQL+`
+		  INSERT INTO suppressions AS s (channel, address_hash, reason, provider)
+		  SELECT $1, hash, reason, (SELECT c.provider FROM calls c WHERE c.publication_id = $4 AND c.call_id = r.call_id) FROM refused r`+whereSuppressedSQL+`
 		    AND excluded.reason NOT IN ('stopped', 'unsubscribed')
 		  RETURNING xmax = 0 AS new
 		)
-		SELECT count(*) FILTER (WHERE new) FROM created`, string(channel), addresses, reasons, publication, call)
+		SELECT count(*) FILTER (WHERE new) FROM created`, string(channel), addresses, reasons, publication, calls)
 }
 
-// queueRefused suppresses the addresses that a call's provider refused for good.
-func queueRefused(b *pgx.Batch, ref fanfare.BatchRef, s fanfare.Settlement) {
-	if len(s.Result.Suppress) > 0 {
-		queueSuppress(b, ref.Channel, s.Result.Suppress, ref.Publication, s.Call)
+// queueRefused suppresses the addresses that calls' providers refused for good: those of
+// all calls together, because of one order for each of them there would be as many as calls.
+func queueRefused(b *pgx.Batch, ref fanfare.BatchRef, settled []fanfare.Settlement) {
+	var refused []fanfare.Refused
+	var calls []*fanfare.CallID
+	for i, s := range settled {
+		for _, r := range s.Result.Suppress {
+			refused, calls = append(refused, r), append(calls, &settled[i].Call)
+		}
+	}
+	if len(refused) > 0 {
+		queueSuppress(b, ref.Channel, refused, ref.Publication, calls)
 	}
 }
 

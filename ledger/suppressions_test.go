@@ -310,6 +310,49 @@ func TestAnAddressThatBouncesTooOftenIsSuppressed(t *testing.T) {
 	}
 }
 
+// TestRefusalsOfSettlesAtOnceDoNotDeadlock settles calls of two publications at once whose
+// providers refuse the same addresses, in another order: somebody else is at one of them.
+func TestRefusalsOfSettlesAtOnceDoNotDeadlock(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, every)
+	w.topic("writer-1")
+	for i := 1; i <= 3; i++ {
+		w.put(phoned(i))
+		w.subscribe(i)
+	}
+	var refs []fanfare.BatchRef
+	var settled [][]fanfare.Settlement
+	for n, order := range [][]int{{1, 2, 3}, {3, 2, 1}} {
+		ref := w.runningOn(fanfare.SMS, fmt.Sprint("article-", n), fanfare.Bulk)
+		calls := w.singles(ref, 3)
+		all := make([]fanfare.Settlement, 3)
+		for i, who := range order {
+			r := result(fanfare.OutcomeRejected)
+			r.Suppress = []fanfare.Refused{{Address: phoned(who).Phone, Reason: fanfare.SuppressedInvalid}}
+			all[i] = fanfare.Settlement{Call: calls[who-1].ID, Result: r}
+		}
+		refs, settled = append(refs, ref), append(settled, all)
+	}
+	release := w.hold(`INSERT INTO suppressions (channel, address_hash, reason) VALUES ('sms', address_hash($1), 'manual')`, phoned(2).Phone)
+	var both errgroup.Group
+	for i := range refs {
+		both.Go(func() error {
+			_, err := w.SettleAll(t.Context(), refs[i], settled[i])
+			return err
+		})
+	}
+	w.waitingFor(2)
+	release()
+	require.NoError(t, both.Wait())
+	list, err := w.Suppressions(t.Context(), fanfare.SuppressionQuery{Channel: fanfare.SMS, Limit: 10})
+	require.NoError(t, err)
+	require.Len(t, list, 3)
+	for _, s := range list {
+		require.Equal(t, "twilio", s.Provider)
+	}
+	w.balanced()
+}
+
 func TestLeavingAtTheProviderSuppresses(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
