@@ -107,6 +107,7 @@ type picked struct {
 	channels     []string
 	numbers      []int64
 	batches      []int32
+	soft         bool // some are soft bounces
 }
 
 // pickEvents takes the oldest events that nobody else has taken. A delivery has
@@ -114,8 +115,8 @@ type picked struct {
 func pickEvents(ctx context.Context, tx pgx.Tx, limit int) (picked, error) {
 	var p picked
 	rows, err := tx.Query(ctx, `
-		SELECT i.event_inbox_id, i.publication_id, i.channel::text, i.subscriber_number, d.batch FROM (
-		  SELECT event_inbox_id, publication_id, channel, subscriber_number FROM event_inbox
+		SELECT i.event_inbox_id, i.publication_id, i.channel::text, i.subscriber_number, i.type = 'bounced' AND NOT i.permanent, d.batch FROM (
+		  SELECT event_inbox_id, publication_id, channel, subscriber_number, type, permanent FROM event_inbox
 		  ORDER BY event_inbox_id LIMIT $1 FOR UPDATE SKIP LOCKED) i
 		LEFT JOIN LATERAL (
 		  SELECT d.batch FROM deliveries d
@@ -127,9 +128,10 @@ func pickEvents(ctx context.Context, tx pgx.Tx, limit int) (picked, error) {
 	var publication pgtype.UUID
 	var channel *string
 	var number *int64
+	var soft bool
 	var batch *int32
-	_, err = pgx.ForEachRow(rows, []any{&id, &publication, &channel, &number, &batch}, func() error {
-		p.ids = append(p.ids, id)
+	_, err = pgx.ForEachRow(rows, []any{&id, &publication, &channel, &number, &soft, &batch}, func() error {
+		p.ids, p.soft = append(p.ids, id), p.soft || soft
 		if batch != nil {
 			p.publications, p.channels = append(p.publications, publication), append(p.channels, *channel)
 			p.numbers, p.batches = append(p.numbers, *number), append(p.batches, *batch)
@@ -153,6 +155,9 @@ type proof struct {
 // not to be disturbed, and what they say must not be lost to it.
 func (p picked) store(ctx context.Context, tx pgx.Tx) (proofs []proof, waiting int, err error) {
 	b := &pgx.Batch{}
+	if p.soft { // before the batches, because claims wait for those
+		b.Queue(lockSoftBouncesSQL)
+	}
 	b.Queue(lockBatchesSQL, p.publications, p.channels, p.batches)
 	b.Queue(storeEventsSQL, p.ids, seconds(softBouncesWithin), softBouncesAtMost).Query(func(rows pgx.Rows) error {
 		var publication, call, kind, providerID *string
@@ -181,6 +186,10 @@ func (p picked) store(ctx context.Context, tx pgx.Tx) (proofs []proof, waiting i
 }
 
 const (
+	// Who counts the soft bounces of an address must see those that others have just
+	// stored.
+	lockSoftBouncesSQL = `SELECT pg_advisory_xact_lock(hashtextextended('fanfare soft bounces', 0))`
+
 	// One order for all who lock several batches: no deadlock.
 	lockBatchesSQL = `
 SELECT FROM (

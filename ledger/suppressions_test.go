@@ -353,6 +353,35 @@ func TestRefusalsOfSettlesAtOnceDoNotDeadlock(t *testing.T) {
 	w.balanced()
 }
 
+// TestAppliersAtOnceDoNotMissTheLastBounce applies two soft bounces of one address at once,
+// neither of which sees the other: the deliveries of both are held for a moment.
+func TestAppliersAtOnceDoNotMissTheLastBounce(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.subscribed(1)
+	w.bounced(false, time.Now().Add(-time.Hour), "a")
+	for _, key := range []string{"b", "c"} {
+		ref := w.running(key, 10)
+		w.sendAll(ref, 10)
+		e := event(fanfare.EventBounced, ref, 1, "")
+		e.Address, e.Permanent = person(1).Email, false
+		w.take(digested(e))
+	}
+	release := w.hold(`SELECT FROM deliveries FOR UPDATE`)
+	var both errgroup.Group
+	for range 2 {
+		both.Go(func() error {
+			_, err := w.ApplyEvents(t.Context(), 1)
+			return err
+		})
+	}
+	w.waitingFor(2)
+	release()
+	require.NoError(t, both.Wait())
+	require.Equal(t, 3, one[int](w, `SELECT count(*) FROM soft_bounces`))
+	require.Equal(t, fanfare.SuppressedSoftBounces, w.suppressed(fanfare.Email, person(1).Email)[person(1).Email])
+}
+
 func TestLeavingAtTheProviderSuppresses(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
