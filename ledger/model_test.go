@@ -26,7 +26,12 @@ func TestTheLedgerDoesWhatTheModelDoes(t *testing.T) {
 		}
 	}
 	w := newWorld(t, func(cfg *ledger.Config) { cfg.Ladder = make([]time.Duration, ladderSteps) })
-	w.subscribed(modelled)
+	w.topic("writer-1")
+	w.imported(1, modelled, func(i int) fanfare.Subscriber {
+		s := person(i)
+		s.Locale = []string{"", "es", "pt_BR"}[(i-1)%3]
+		return s
+	})
 	runs := 0
 	rapid.Check(t, func(r *rapid.T) {
 		runs++
@@ -37,6 +42,8 @@ func TestTheLedgerDoesWhatTheModelDoes(t *testing.T) {
 			"claim due": m.claimDue,
 			"settle":    m.settle,
 			"prove":     m.prove,
+			"event":     m.event,
+			"lift":      m.lift,
 			"lapse":     m.lapse,
 			"policy":    m.policy,
 			"leave":     m.leave,
@@ -45,6 +52,7 @@ func TestTheLedgerDoesWhatTheModelDoes(t *testing.T) {
 			"close":     m.close,
 			"finish":    m.finish,
 			"reopen":    m.reopen,
+			"replay":    m.replay,
 		})
 	})
 	require.Equal(t, runs, w.balanced().Checked)
@@ -61,31 +69,41 @@ type recipient struct {
 	call     int // place in model.calls; -1: none
 	resends  int
 	attempts int
+	events   []modelEvent
+}
+
+type modelEvent struct {
+	kind fanfare.EventType
+	call int
 }
 
 type modelCall struct {
 	id      fanfare.CallID
 	outcome fanfare.OutcomeKind // empty while it is open
 	doubted bool                // it stands in doubts
-	tried   [modelled]bool      // whom it did not reach for certain, as far as it said
+	has     [modelled]bool
+	tried   [modelled]bool // whom it did not reach for certain, as far as it said
 }
 
 type model struct {
-	w        *world
-	ref      fanfare.BatchRef
-	people   [modelled]recipient
-	cursor   int
-	left     [modelled]bool
-	calls    []modelCall
-	stopped  bool
-	finished bool
-	reopened int // times
+	w          *world
+	ref        fanfare.BatchRef
+	people     [modelled]recipient
+	cursor     int
+	left       [modelled]bool
+	suppressed [modelled]bool
+	calls      []modelCall
+	stopped    bool
+	finished   bool
+	reopened   int // times
+	reported   int // events
 }
 
 func newModel(w *world, run int) *model {
 	for i := 1; i <= modelled; i++ {
 		w.subscribe(i)
 	}
+	w.exec(`DELETE FROM suppressions`)
 	m := &model{w: w, ref: w.running(fmt.Sprint("article-", run), modelled)}
 	for i := range m.people {
 		m.people[i] = recipient{state: "pending", call: -1}
@@ -93,42 +111,70 @@ func newModel(w *world, run int) *model {
 	return m
 }
 
-// claimed notes a claim: of candidates, those who left are skipped, and the
-// others must be what the ledger claimed.
-func (m *model) claimed(t *rapid.T, c fanfare.Claim, single bool, candidates []int) {
-	var want, got []int
+// claimed notes a claim: of candidates, those who left or whose address is suppressed are
+// skipped, and the others must be what the ledger claimed, in the same calls.
+func (m *model) claimed(t *rapid.T, c fanfare.Claim, wanted fanfare.Wanted, candidates []int) {
+	var want, got [][]int
+	place := map[string]int{} // of a call, by who shares it
 	for _, i := range candidates {
 		p := &m.people[i]
+		before := *p
+		*p = recipient{state: "sending", call: p.call, resends: p.resends, attempts: p.attempts, events: p.events}
 		switch {
-		case !m.left[i]:
-			*p = recipient{state: "sending", call: len(m.calls), resends: p.resends, attempts: p.attempts}
-			if single {
-				p.call += len(want)
-			}
-			want = append(want, i+1)
-		case p.resends > 0:
-			*p = recipient{state: "dead", reason: "doubt_held", call: p.call, resends: p.resends, attempts: p.attempts}
-		default:
-			*p = recipient{state: "skipped", reason: "unsubscribed", call: p.call, attempts: p.attempts}
+		case m.left[i]:
+			p.state, p.reason = "skipped", "unsubscribed"
+		case m.suppressed[i]:
+			p.state, p.reason = "skipped", "suppressed"
 		}
+		if p.state == "skipped" {
+			if before.resends > 0 {
+				p.state, p.reason = "dead", "doubt_held"
+			}
+			continue
+		}
+		lot := localeOf(i, wanted)
+		if wanted.Single {
+			lot = fmt.Sprint(i)
+		}
+		if _, begun := place[lot]; !begun {
+			place[lot] = len(want)
+			want = append(want, nil)
+		}
+		want[place[lot]] = append(want[place[lot]], i+1)
+		p.call = len(m.calls) + place[lot]
 	}
 	for _, call := range c.Calls {
-		m.calls = append(m.calls, modelCall{id: call.ID})
+		one := modelCall{id: call.ID}
+		var numbers []int
 		for _, r := range call.Recipients {
-			got = append(got, int(r.Number))
+			numbers = append(numbers, int(r.Number))
+			one.has[r.Number-1] = true
+			if locale := localeOf(int(r.Number)-1, wanted); call.Locale != locale {
+				t.Fatal("reader", r.Number, "gets locale", call.Locale, "and reads", locale)
+			}
 		}
+		m.calls, got = append(m.calls, one), append(got, numbers)
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Fatal("claimed are others than in the model:\n", diff)
 	}
-	if !single && len(c.Calls) > 1 || single && len(c.Calls) != len(want) {
-		t.Fatal(len(c.Calls), "calls for", len(want))
-	}
 }
 
-// wanted is a claim for one call, or for one call each.
+// localeOf is what reader i, counted from 0, gets.
+func localeOf(i int, wanted fanfare.Wanted) string {
+	if len(wanted.Locales) == 0 {
+		return ""
+	}
+	return []string{"en", "es", "pt"}[i%3]
+}
+
+// wanted is a claim for one call, for one in each locale, or for one call each.
 func (m *model) wanted(t *rapid.T) fanfare.Wanted {
-	return fanfare.Wanted{Provider: "sendgrid", Limit: rapid.IntRange(1, 5).Draw(t, "limit"), Single: rapid.Bool().Draw(t, "single")}
+	w := fanfare.Wanted{Provider: "sendgrid", Limit: rapid.IntRange(1, 5).Draw(t, "limit"), Single: rapid.Bool().Draw(t, "single")}
+	if rapid.Bool().Draw(t, "locales") {
+		w.Locales = []string{"en", "es", "pt"}
+	}
+	return w
 }
 
 func (m *model) claimNew(t *rapid.T) {
@@ -139,7 +185,7 @@ func (m *model) claimNew(t *rapid.T) {
 	for ; m.running() && len(candidates) < wanted.Limit && m.cursor < modelled; m.cursor++ {
 		candidates = append(candidates, m.cursor)
 	}
-	m.claimed(t, c, wanted.Single, candidates)
+	m.claimed(t, c, wanted, candidates)
 }
 
 func (m *model) claimDue(t *rapid.T) {
@@ -152,35 +198,36 @@ func (m *model) claimDue(t *rapid.T) {
 			candidates = append(candidates, i)
 		}
 	}
-	m.claimed(t, c, wanted.Single, candidates)
+	m.claimed(t, c, wanted, candidates)
 }
 
 func (m *model) running() bool { return !m.stopped && !m.finished }
 
-// settle settles a call or several at once, the first of which may reject a recipient by
-// name.
+// settle settles a call or several at once, which may name a recipient, of theirs or not.
 func (m *model) settle(t *rapid.T) {
 	if len(m.calls) == 0 {
 		t.Skip("no call")
 	}
-	rejected := rapid.IntRange(0, 2*modelled).Draw(t, "rejected by name") // more often nobody
 	var all []fanfare.Settlement
+	var named []map[int]fanfare.OutcomeKind
 	places := rapid.SliceOfNDistinct(rapid.SampledFrom(m.unsure()), 1, 3, rapid.ID[int]).Draw(t, "calls")
-	for i, n := range places {
+	for _, n := range places {
 		kind := rapid.SampledFrom([]fanfare.OutcomeKind{
 			fanfare.OutcomeAccepted, fanfare.OutcomeAccepted, fanfare.OutcomeRejected, fanfare.OutcomeThrottled, fanfare.OutcomeUnavailable, fanfare.OutcomeAmbiguous, fanfare.OutcomeReleased,
 		}).Draw(t, "outcome")
-		r := result(kind)
-		if rejected < modelled && i == 0 {
-			r.Named = map[fanfare.SubscriberNumber]fanfare.Outcome{fanfare.SubscriberNumber(rejected + 1): {Kind: fanfare.OutcomeRejected, Code: "550"}}
+		r, own := result(kind), map[int]fanfare.OutcomeKind{}
+		if who := rapid.IntRange(0, 2*modelled).Draw(t, "named"); who < modelled { // more often nobody
+			own[who] = rapid.SampledFrom([]fanfare.OutcomeKind{fanfare.OutcomeRejected, fanfare.OutcomeThrottled}).Draw(t, "own outcome")
+			r.Named = map[fanfare.SubscriberNumber]fanfare.Outcome{fanfare.SubscriberNumber(who + 1): {Kind: own[who], Code: "550"}}
 		}
-		all = append(all, fanfare.Settlement{Call: m.calls[n].id, Result: r})
+		all, named = append(all, fanfare.Settlement{Call: m.calls[n].id, Result: r}), append(named, own)
 	}
-	m.w.settleAll(m.ref, all...)
+	_, err := m.w.SettleAll(m.w.t.Context(), m.ref, all)
+	require.NoError(t, err)
 	for _, accepted := range []bool{true, false} { // those first
 		for i, n := range places {
 			if kind := all[i].Result.Outcome.Kind; (kind == fanfare.OutcomeAccepted) == accepted {
-				m.settled(n, kind, map[bool]int{true: rejected, false: -1}[i == 0])
+				m.settled(n, kind, named[i])
 			}
 		}
 	}
@@ -197,14 +244,14 @@ func (m *model) unsure() []int {
 	return list
 }
 
-func (m *model) settled(n int, kind fanfare.OutcomeKind, rejected int) {
+func (m *model) settled(n int, kind fanfare.OutcomeKind, named map[int]fanfare.OutcomeKind) {
 	c := &m.calls[n]
 	m.spare(n, kind) // also when it says nothing new
 	if c.outcome != "" && (c.outcome != fanfare.OutcomeAmbiguous || kind == fanfare.OutcomeAmbiguous) {
 		return
 	}
 	c.outcome, c.doubted = kind, kind == fanfare.OutcomeAmbiguous
-	m.spread(n, kind, rejected)
+	m.spread(n, kind, named)
 }
 
 // spare finds those whom a call did not reach, and an earlier one did.
@@ -220,32 +267,47 @@ func (m *model) spare(n int, kind fanfare.OutcomeKind) {
 }
 
 // spread moves those whom the call holds.
-func (m *model) spread(n int, kind fanfare.OutcomeKind, rejected int) {
-	c := &m.calls[n]
+func (m *model) spread(n int, whole fanfare.OutcomeKind, named map[int]fanfare.OutcomeKind) {
 	for i := range m.people {
 		p := &m.people[i]
-		if p.call != n {
-			continue
+		kind, own := named[i]
+		if !own {
+			kind = whole
 		}
 		held := p.state == "sending" || p.state == "in_doubt"
 		givenUp := p.state == "pending" || p.state == "dead"
 		switch {
-		case held && i == rejected:
-			p.state, p.reason = "failed", "sendgrid:550"
-			c.tried[i] = false
-		case held && kind == fanfare.OutcomeThrottled && p.attempts == ladderSteps:
-			p.state, p.reason = "dead", "retries_exhausted"
-			p.attempts++
-			c.tried[i] = true
+		case p.call != n:
 		case held:
-			if kind == fanfare.OutcomeThrottled {
-				p.attempts++
-			}
-			c.tried[i] = c.tried[i] || kind != fanfare.OutcomeAccepted && kind != fanfare.OutcomeReleased && kind != fanfare.OutcomeRejected
-			p.state, p.reason = everyKind[kind], map[bool]string{true: "sendgrid:400"}[kind == fanfare.OutcomeRejected]
-		case givenUp && kind == fanfare.OutcomeAccepted && i != rejected:
+			p.answered(kind, map[bool]string{true: "sendgrid:550", false: "sendgrid:400"}[own])
+			m.calls[n].note(i, kind)
+		case givenUp && whole == fanfare.OutcomeAccepted && !own:
 			p.state, p.reason = "sent", ""
 		}
+	}
+}
+
+// answered moves one who was held by a call.
+func (p *recipient) answered(kind fanfare.OutcomeKind, code string) {
+	p.state, p.reason = everyKind[kind], ""
+	switch kind {
+	case fanfare.OutcomeRejected:
+		p.reason = code
+	case fanfare.OutcomeThrottled:
+		if p.attempts == ladderSteps {
+			p.state, p.reason = "dead", "retries_exhausted"
+		}
+		p.attempts++
+	}
+}
+
+// note keeps whether the call may yet turn out to have reached i.
+func (c *modelCall) note(i int, kind fanfare.OutcomeKind) {
+	switch kind {
+	case fanfare.OutcomeRejected:
+		c.tried[i] = false
+	case fanfare.OutcomeThrottled, fanfare.OutcomeUnavailable, fanfare.OutcomeAmbiguous:
+		c.tried[i] = true
 	}
 }
 
@@ -265,11 +327,16 @@ func (m *model) prove(t *rapid.T) {
 	n := rapid.IntRange(0, len(m.calls)-1).Draw(t, "call")
 	r := result(fanfare.OutcomeAccepted)
 	r.Evidence = "an event"
-	m.w.settleWith(m.ref, m.calls[n].id, r)
+	_, err := m.w.Settle(m.w.t.Context(), m.ref, m.calls[n].id, r)
+	require.NoError(t, err)
+	m.proven(n)
+}
+
+func (m *model) proven(n int) {
 	c := &m.calls[n]
 	if c.outcome != fanfare.OutcomeAccepted {
 		c.outcome, c.doubted = fanfare.OutcomeAccepted, false
-		m.spread(n, fanfare.OutcomeAccepted, -1)
+		m.spread(n, fanfare.OutcomeAccepted, nil)
 	}
 	for i := range m.people {
 		p := &m.people[i]
@@ -279,15 +346,85 @@ func (m *model) prove(t *rapid.T) {
 	}
 }
 
+// event brings one about a recipient of a call. It proves the call, unless that is known,
+// and its recipient goes where all their events together say.
+func (m *model) event(t *rapid.T) {
+	var places [][2]int
+	for n, c := range m.calls {
+		for i, p := range m.people {
+			if c.has[i] && (p.state != "sending" || p.call == n) { // others would have to wait
+				places = append(places, [2]int{n, i})
+			}
+		}
+	}
+	if len(places) == 0 {
+		t.Skip("no call")
+	}
+	place := rapid.SampledFrom(places).Draw(t, "call and recipient")
+	n, i := place[0], place[1]
+	kind := rapid.SampledFrom([]fanfare.EventType{fanfare.EventProcessed, fanfare.EventDelivered, fanfare.EventDelivered, fanfare.EventBounced}).Draw(t, "event")
+	e := event(kind, m.ref, i+1, m.calls[n].id)
+	e.At = anHourAgo.Add(time.Duration(m.reported) * time.Second)
+	m.reported++
+	require.NoError(t, m.w.TakeEvents(m.w.t.Context(), []fanfare.ProviderEvent{digested(e)}))
+	applied, err := m.w.ApplyEvents(m.w.t.Context(), 10)
+	require.NoError(t, err)
+	require.Equal(t, 1, applied)
+	if m.calls[n].outcome != fanfare.OutcomeAccepted {
+		m.proven(n)
+	}
+	m.suppressed[i] = m.suppressed[i] || kind == fanfare.EventBounced
+	m.people[i].reported(modelEvent{kind, n})
+}
+
+func (p *recipient) reported(e modelEvent) {
+	p.events = append(p.events, e)
+	says := "sent"
+	for _, e := range p.events {
+		switch {
+		case e.kind == fanfare.EventBounced:
+			says = "failed"
+		case e.kind == fanfare.EventDelivered && says == "sent":
+			says = "delivered"
+		}
+	}
+	switch p.state {
+	case "pending", "in_doubt", "dead":
+		p.state, p.reason, p.call = says, "", p.events[0].call
+	case "sent":
+		p.state = says
+	case "delivered":
+		if says == "failed" {
+			p.state = says
+		}
+	default:
+		return
+	}
+	if p.state == "failed" {
+		p.reason = "sendgrid:5.1.1"
+	}
+}
+
+// lift lets the suppressed be sent to again.
+func (m *model) lift(t *rapid.T) {
+	i := slices.Index(m.suppressed[:], true)
+	if i < 0 {
+		t.Skip("nobody is suppressed")
+	}
+	_, err := m.w.LiftSuppression(m.w.t.Context(), fanfare.Email, person(i+1).Email)
+	require.NoError(t, err)
+	m.suppressed[i] = false
+}
+
 // lapse lets the time of all open calls run out.
-func (m *model) lapse(*rapid.T) {
+func (m *model) lapse(t *rapid.T) {
 	m.w.exec(`UPDATE calls SET claimed_at = claimed_at - interval '1 min', begin_by = begin_by - interval '1 min', call_until = call_until - interval '1 min'
 		WHERE publication_id = $1 AND outcome IS NULL`, m.ref.Publication)
 	_, err := m.w.DoubtLapsed(m.w.t.Context(), m.ref)
-	require.NoError(m.w.t, err)
+	require.NoError(t, err)
 	for n, c := range m.calls {
 		if c.outcome == "" {
-			m.settled(n, fanfare.OutcomeAmbiguous, -1)
+			m.settled(n, fanfare.OutcomeAmbiguous, nil)
 		}
 	}
 }
@@ -297,7 +434,7 @@ func (m *model) policy(t *rapid.T) {
 	if n < 0 {
 		t.Skip("no doubt")
 	}
-	require.NoError(m.w.t, m.w.ApplyPolicy(m.w.t.Context(), fanfare.Doubt{Ref: m.ref, Call: m.calls[n].id}))
+	require.NoError(t, m.w.ApplyPolicy(m.w.t.Context(), fanfare.Doubt{Ref: m.ref, Call: m.calls[n].id}))
 	m.calls[n].doubted = false
 	for i := range m.people {
 		p := &m.people[i]
@@ -338,7 +475,7 @@ func (m *model) close(t *rapid.T) {
 	}
 	limit := rapid.IntRange(1, 5).Draw(t, "limit")
 	done, err := m.w.CloseBatch(m.w.t.Context(), m.ref, limit)
-	require.NoError(m.w.t, err)
+	require.NoError(t, err)
 	for i := range m.cursor {
 		p := &m.people[i]
 		switch {
@@ -365,21 +502,47 @@ func (m *model) finish(t *rapid.T) {
 	require.Equal(t, m.finished, p.FinishedAt != nil)
 }
 
-// reopen takes the dead back, as a run that was reset does.
-func (m *model) reopen(*rapid.T) {
+// reopen takes the dead back, as a run that was reset does; not of one that has expired and
+// is not finished.
+func (m *model) reopen(t *rapid.T) {
 	m.reopened++
 	n, why, err := m.w.Reopen(m.w.t.Context(), m.ref, fmt.Sprint("run-", m.reopened))
-	require.NoError(m.w.t, err)
-	require.Empty(m.w.t, why)
-	back := 0
+	require.NoError(t, err)
+	dead := slices.ContainsFunc(m.people[:], func(p recipient) bool { return p.state == "dead" && p.reason != "doubt_held" })
+	require.Equal(t, dead && m.stopped && !m.finished, why != "", why)
+	if why != "" {
+		require.Zero(t, n)
+		return
+	}
+	m.takenBack(t, n, func(p recipient) bool { return p.reason != "doubt_held" })
+}
+
+// replay takes those back who were held because of doubt, by name.
+func (m *model) replay(t *rapid.T) {
+	if m.stopped && !m.finished {
+		t.Skip("they would go on waiting")
+	}
+	r, err := m.w.AcceptReplay(m.w.t.Context(), fanfare.ReplayFilter{Publication: string(m.ref.Publication), Reason: fanfare.ReasonDoubtHeld}, "")
+	require.NoError(t, err)
+	n, err := m.w.ReopenForReplay(m.w.t.Context(), r.ID, m.ref)
+	require.NoError(t, err)
+	require.Equal(t, r.Count, n)
+	m.takenBack(t, n, func(p recipient) bool { return p.reason == "doubt_held" })
+}
+
+func (m *model) takenBack(t *rapid.T, n int64, these func(recipient) bool) {
+	back := int64(0)
 	for i := range m.people {
 		p := &m.people[i]
-		if p.state == "dead" && p.reason != "doubt_held" {
+		if p.state == "dead" && these(*p) {
+			if p.reason == "doubt_held" {
+				p.resends = 1
+			}
 			p.state, p.reason, p.attempts = "pending", "", 0
 			back++
 		}
 	}
-	require.EqualValues(m.w.t, back, n)
+	require.Equal(t, back, n)
 	if back > 0 { // it runs again
 		m.stopped, m.finished = false, false
 	}
@@ -406,7 +569,7 @@ func (m *model) agree(t *rapid.T) {
 		}
 		want = append(want, fmt.Sprintln(n, p.state, p.reason, id, p.resends, p.attempts))
 		*map[string]*int64{
-			"pending": &totals.Pending, "sending": &totals.Sending, "in_doubt": &totals.InDoubt, "sent": &totals.Sent,
+			"pending": &totals.Pending, "sending": &totals.Sending, "in_doubt": &totals.InDoubt, "sent": &totals.Sent, "delivered": &totals.Delivered,
 			"failed": &totals.Failed, "skipped": &totals.Skipped, "dead": &totals.Dead,
 		}[p.state]++
 	}
