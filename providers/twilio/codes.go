@@ -19,9 +19,6 @@ type refusal struct {
 	// shortCode is true where the fault is the recipient's country if we send from a
 	// short code, which works in its own country only.
 	shortCode bool
-	// ours is true where the code says nothing of the number: it is about what we send,
-	// how much of it, or when.
-	ours bool
 }
 
 // atTwilio stands for settings that a person changes at Twilio.
@@ -53,12 +50,6 @@ func throttled(sentence string) refusal {
 	return refusal{kind: fanfare.OutcomeThrottled, sentence: sentence}
 }
 
-// ofUs is one that is not held against the number.
-func ofUs(r refusal) refusal {
-	r.ours = true
-	return r
-}
-
 // account is one where a setting is at fault and no recipient.
 func account(setting, sentence string) refusal {
 	return refusal{kind: fanfare.OutcomeUnavailable, setting: setting, sentence: sentence}
@@ -82,7 +73,7 @@ var refusals = map[int]refusal{
 	20008: account("ACCOUNT_SID", "Twilio does not do this with test credentials"),
 	20403: account(atTwilio, "Twilio forbids the account to send"),
 	20404: account("ACCOUNT_SID", "Twilio does not find the account"),
-	20429: ofUs(throttled("Twilio asks to send more slowly")),
+	20429: throttled("Twilio asks to send more slowly"),
 	20503: {kind: fanfare.OutcomeUnavailable, sentence: "Twilio says it is not available"},
 	21730: {kind: fanfare.OutcomeUnavailable, sentence: "Twilio is under maintenance"},
 	30002: account(atTwilio, "Twilio has suspended the account"),
@@ -117,22 +108,22 @@ var refusals = map[int]refusal{
 	21635: suppressed(fanfare.SuppressedInvalid, "Twilio says that the number is that of a landline"),
 
 	// What we send.
-	21602: ofUs(rejected("the message has no text")),
-	21617: ofUs(rejected("the text is longer than the 1,600 characters that Twilio takes")),
-	21618: ofUs(rejected("Twilio does not send a message with this text")),
-	21619: ofUs(rejected("the message has no text")),
+	21602: rejected("the message has no text"),
+	21617: rejected("the text is longer than the 1,600 characters that Twilio takes"),
+	21618: rejected("Twilio does not send a message with this text"),
+	21619: rejected("the message has no text"),
 
 	// What becomes of it later. In an answer they would be refusals too.
-	21611: ofUs(throttled("more is waiting for the sender than it can send in ten hours")),
-	30001: ofUs(throttled("more is waiting for the sender than it can send in time")),
+	21611: throttled("more is waiting for the sender than it can send in ten hours"),
+	30001: throttled("more is waiting for the sender than it can send in time"),
 	30003: throttled("the recipient's phone is off or out of reach"),
 	30004: rejected("the recipient's phone or carrier blocks the message"),
 	30005: suppressed(fanfare.SuppressedInvalid, "the carrier does not know the number"),
 	30006: suppressed(fanfare.SuppressedInvalid, "the number is that of a landline, or its carrier cannot be reached"),
-	30007: ofUs(rejected("the carrier took the message for spam")),
+	30007: rejected("the carrier took the message for spam"),
 	30008: throttled("the carrier does not say why it did not take the message"),
-	30450: ofUs(rejected("Twilio took the message for SMS pumping and blocked it")),
-	30610: ofUs(rejected("Twilio blocked the message because of the hour at the recipient's")),
+	30450: rejected("Twilio took the message for SMS pumping and blocked it"),
+	30610: rejected("Twilio blocked the message because of the hour at the recipient's"),
 	30640: rejected("Twilio blocked the message because the recipient is known to go to court"),
 }
 
@@ -152,16 +143,13 @@ var moved = account("BASE_URL", "Twilio's address redirects elsewhere")
 // abroad is a refusal of a short code.
 var abroad = rejected("Twilio does not send to the recipient's country from a short code")
 
-// ofNumber reports whether a bounce with this code says something of the number: neither
-// the account is at fault nor what it sends.
-func ofNumber(code string) bool {
-	n, err := strconv.Atoi(code)
-	r := refusals[n]
-	return err != nil || !r.account() && !r.ours
-}
+// outOfReach are the codes by which a number was not reached for the time being. A number
+// of which that is said too often is given up. All codes but these and those that suppress
+// are about our account, our text, its way or nobody knows what, also those not known here.
+var outOfReach = []string{"30003", "30004", "30008"}
 
-// gone reports whether a code means that the number must not be used again.
-func gone(code string) bool {
-	n, err := strconv.Atoi(code)
-	return err == nil && refusals[n].suppress != ""
+// refusalOf is the meaning of a code as it stands in a form.
+func refusalOf(code string) refusal {
+	n, _ := strconv.Atoi(code) // 0, which means nothing, for what is no number
+	return refusals[n]
 }

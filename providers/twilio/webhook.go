@@ -49,7 +49,7 @@ func NewWebhook(name string, token fanfare.Secret, publicURL string) (*Webhook, 
 	}}, nil
 }
 
-// Events gives the events of a post: one, or none where it means nothing here. uri is
+// Events gives the events of a post: mostly one, or none where it means nothing here. uri is
 // the path and the query as they were called, because the signature is made over them
 // too. It fails with fanfare.ErrBadSignature, and with fanfare.ErrInvalid when the
 // body is no form. No error quotes the body.
@@ -65,19 +65,16 @@ func (w *Webhook) Events(uri string, header http.Header, body []byte, now time.T
 	if err != nil {
 		return nil, fmt.Errorf("read a post of %s: the body is not a form: %w", w.name, fanfare.ErrInvalid)
 	}
-	var event fanfare.ProviderEvent
-	var means bool
+	var events []fanfare.ProviderEvent
 	if form.Has("MessageStatus") {
-		event, means = status(form)
-		event.Delivery, event.Call = ours(uri)
-	} else {
-		event, means = inbound(form)
+		events = status(uri, form)
+	} else if event, means := inbound(form); means {
+		events = append(events, event)
 	}
-	if !means {
-		return nil, nil
+	for i := range events {
+		events[i].Provider, events[i].At = w.name, now.UTC()
 	}
-	event.Provider, event.At = w.name, now.UTC()
-	return []fanfare.ProviderEvent{event}, nil
+	return events, nil
 }
 
 // ours reads which delivery and which call of ours an address names; zero values where
@@ -111,22 +108,35 @@ var statuses = map[string]fanfare.EventType{
 // errorCode is the form of Twilio's codes. Nothing personal is that short.
 var errorCode = regexp.MustCompile(`^\d{5}$`)
 
-// status reads a status callback.
-func status(form url.Values) (event fanfare.ProviderEvent, ok bool) {
+// status reads a status callback. That a message was not delivered is held against its
+// number only where the code says something of the number; who had stopped has left, and
+// may start again.
+func status(uri string, form url.Values) []fanfare.ProviderEvent {
 	sid, state := form.Get("MessageSid"), form.Get("MessageStatus")
 	kind, known := statuses[state]
 	if !known || !messageSID.MatchString(sid) {
-		return event, false
+		return nil
 	}
-	code := form.Get("ErrorCode")
-	event = fanfare.ProviderEvent{Type: kind, ProviderID: sid, Address: phone(form.Get("To")), Digest: digest(sid, state, code)}
-	if kind == fanfare.EventBounced && errorCode.MatchString(code) {
-		event.Code, event.Permanent = code, gone(code)
-		if !ofNumber(code) {
-			event.Address = ""
-		}
+	code, to := form.Get("ErrorCode"), phone(form.Get("To"))
+	event := fanfare.ProviderEvent{Type: kind, ProviderID: sid, Address: to, Digest: digest(sid, state, code)}
+	event.Delivery, event.Call = ours(uri)
+	if kind != fanfare.EventBounced {
+		return []fanfare.ProviderEvent{event}
 	}
-	return event, true
+	if errorCode.MatchString(code) {
+		event.Code = code
+	}
+	reason := refusalOf(event.Code).suppress
+	event.Permanent = reason == fanfare.SuppressedInvalid
+	if !event.Permanent && !slices.Contains(outOfReach, event.Code) {
+		event.Address = ""
+	}
+	if reason != fanfare.SuppressedStopped || to == "" {
+		return []fanfare.ProviderEvent{event}
+	}
+	stop := fanfare.ProviderEvent{Type: fanfare.EventUnsubscribed, Address: to, Channel: fanfare.SMS}
+	stop.Digest = digest(sid, string(stop.Type), code)
+	return []fanfare.ProviderEvent{event, stop}
 }
 
 // What a message of one word means that a person sends: Twilio's own words. It acts

@@ -98,8 +98,12 @@ func TestEventsOfStatuses(t *testing.T) {
 		require.Len(t, events, 1, status)
 		require.NotZero(t, events[0].Digest)
 		events[0].Digest = [32]byte{}
+		number := theirs
+		if want == fanfare.EventBounced { // without a code that says something of it
+			number = ""
+		}
 		require.Equal(t, fanfare.ProviderEvent{
-			Provider: "twilio", Type: want, At: posted.UTC(), Delivery: id, Call: callID, ProviderID: sid, Address: theirs,
+			Provider: "twilio", Type: want, At: posted.UTC(), Delivery: id, Call: callID, ProviderID: sid, Address: number,
 		}, events[0], status)
 		require.True(t, want.Proves())
 	}
@@ -113,7 +117,7 @@ func TestEventsOfFailures(t *testing.T) {
 	t.Parallel()
 	for code, permanent := range map[string]bool{
 		"30001": false, "30002": false, "30003": false, "30004": false, "30005": true, "30006": true, "30007": false, "30008": false, "30034": false,
-		"30450": false, "21610": true, "21211": true, "21614": true, "21408": false, "29999": false,
+		"30450": false, "21211": true, "21614": true, "21408": false, "29999": false,
 	} {
 		for _, status := range []string{"undelivered", "failed"} {
 			events := read(t, reported, callback(map[string]string{"MessageStatus": status, "ErrorCode": code, "ErrorMessage": "to " + theirs}))
@@ -134,18 +138,38 @@ func TestEventsOfFailures(t *testing.T) {
 	}
 }
 
-// What is ours, or the carrier's judgement of us, is not held against the number: three
-// of it would suppress everybody who was written to while an account was suspended.
+// What is ours, the carrier's judgement of us, or not known here is not held against the
+// number: three of it would suppress everybody who was written to while an account was
+// suspended, or in a country that wants senders to be registered from now on.
 func TestEventsOfOurOwnFaultsNameNoNumber(t *testing.T) {
 	t.Parallel()
 	for code, want := range map[string]string{
 		"30001": "", "30002": "", "30007": "", "30034": "", "30450": "", "30610": "", "20003": "", "21617": "",
-		"30003": theirs, "30004": theirs, "30005": theirs, "30008": theirs, "21610": theirs, "29999": theirs, "": theirs,
+		"30017": "", "30023": "", "30032": "", "30036": "", "29999": "", "": "", "thirty": "",
+		"30003": theirs, "30004": theirs, "30005": theirs, "30006": theirs, "30008": theirs, "21211": theirs,
 	} {
 		events := read(t, reported, callback(map[string]string{"MessageStatus": "undelivered", "ErrorCode": code}))
 		require.Len(t, events, 1, code)
 		require.Equal(t, want, events[0].Address, code)
 	}
+}
+
+// Who has stopped may start again. A bounce for good could not be taken back so.
+func TestEventsOfWhoHadStopped(t *testing.T) {
+	t.Parallel()
+	stopped := map[string]string{"MessageStatus": "failed", "ErrorCode": "21610"}
+	events := read(t, reported, callback(stopped))
+	require.Len(t, events, 2)
+	require.Equal(t, fanfare.EventBounced, events[0].Type)
+	require.False(t, events[0].Permanent)
+	require.Empty(t, events[0].Address)
+	require.Equal(t, "21610", events[0].Code)
+	require.Equal(t, callID, events[0].Call)
+	require.NotEqual(t, events[0].Digest, events[1].Digest)
+	events[1].Digest = [32]byte{}
+	require.Equal(t, fanfare.ProviderEvent{Provider: "twilio", Type: fanfare.EventUnsubscribed, At: posted.UTC(), Address: theirs, Channel: fanfare.SMS}, events[1])
+	stopped["To"] = "whatsapp:" + theirs
+	require.Len(t, read(t, reported, callback(stopped)), 1)
 }
 
 func TestEventsOfAnswers(t *testing.T) {
