@@ -92,12 +92,22 @@ func LeaseFrom(ctx context.Context) *Lease {
 // connection is then closed (HTTP/1) or the stream reset (HTTP/2), and no
 // provider acts on a request whose body is missing.
 //
+// net/http sends a request again by itself where the provider cannot have looked at it:
+// on a connection that turned out to be closed, or that is about to be. Over HTTP/2 it also
+// does, without end, where the provider had the request whole and reset it as against the
+// protocol, and does not say which of the two it is: maxWhole ends that.
+//
 // Requests without a lease (look-ups) and without a body pass untouched. Base
 // must not speak HTTP/2 without TLS: a refused connection is closed, and one that
 // others share must be known as such.
 type GatedTransport struct {
 	Base http.RoundTripper
 }
+
+// maxWhole is how often one request may be handed over whole over HTTP/2.
+const maxWhole = 2
+
+var errReset = errors.New("the provider resets the request whenever it is sent")
 
 // RoundTrip implements http.RoundTripper. A request that was refused or cut by
 // its lease ends with ErrTooLate.
@@ -120,6 +130,9 @@ func (t GatedTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 		// The transport may send again what it could not write on a connection
 		// that turned out to be closed: that must pass the gate too.
 		gated.GetBody = func() (io.ReadCloser, error) {
+			if g.shared.Load() && g.whole.Load() >= maxWhole {
+				return nil, errReset
+			}
 			body, err := r.GetBody()
 			if err != nil {
 				return nil, err
@@ -146,9 +159,13 @@ type gate struct {
 	lease  *Lease
 	length int64
 	refuse context.CancelCauseFunc
+	shared atomic.Bool  // the connection is of HTTP/2
+	whole  atomic.Int32 // how often the body was handed over
 }
 
 func (g *gate) connected(got httptrace.GotConnInfo) {
+	conn, encrypted := got.Conn.(*tls.Conn)
+	g.shared.Store(encrypted && conn.ConnectionState().NegotiatedProtocol == "h2")
 	err := g.lease.MayBegin()
 	if err == nil {
 		return
@@ -156,10 +173,9 @@ func (g *gate) connected(got httptrace.GotConnInfo) {
 	g.refuse(err)
 	// HTTP/2 looks at the context before it writes headers. HTTP/1 does not, but
 	// its connection carries this request only.
-	if conn, ok := got.Conn.(*tls.Conn); ok && conn.ConnectionState().NegotiatedProtocol == "h2" {
-		return
+	if !g.shared.Load() {
+		_ = got.Conn.Close()
 	}
-	_ = got.Conn.Close()
 }
 
 func (g *gate) body(body io.ReadCloser) io.ReadCloser {
@@ -170,6 +186,7 @@ type gatedBody struct {
 	*gate
 	body  io.ReadCloser
 	begun bool
+	ended bool
 	left  int64 // below zero from the start if the length is not known
 }
 
@@ -187,7 +204,9 @@ func (b *gatedBody) Read(p []byte) (int, error) {
 	b.left -= int64(n)
 	// Set before the last bytes leave: what cannot be told apart counts as
 	// written. That includes the first bytes of a body of unknown length.
-	if b.left <= 0 {
+	if b.left <= 0 && !b.ended {
+		b.ended = true
+		b.whole.Add(1)
 		b.lease.noteWritten()
 	}
 	return n, err

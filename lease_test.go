@@ -3,6 +3,7 @@ package fanfare
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"log/slog"
@@ -447,4 +448,65 @@ func TestGatePassesErrorsOn(t *testing.T) {
 	r := post(WithLease(t.Context(), testLease()), t, "http://nowhere.example", 0)
 	_, err := GatedTransport{Base: roundTrip(func(*http.Request) (*http.Response, error) { return nil, broken })}.RoundTrip(r)
 	require.Same(t, broken, err)
+}
+
+// resetter speaks as much HTTP/2 as it takes to have a request whole, and then says that
+// it broke the protocol, which net/http takes for leave to send it again.
+type resetter struct {
+	net.Listener
+	whole atomic.Int64
+}
+
+func (s *resetter) serve(conn net.Conn) {
+	defer conn.Close()
+	// The client's preface, then our settings: length, type 4, flags, stream.
+	_, _ = io.CopyN(io.Discard, conn, int64(len("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")))
+	_, _ = conn.Write([]byte{0, 0, 0, 4, 0, 0, 0, 0, 0})
+	for {
+		var header [9]byte
+		if _, err := io.ReadFull(conn, header[:]); err != nil {
+			return
+		}
+		_, _ = io.CopyN(io.Discard, conn, int64(header[0])<<16|int64(header[1])<<8|int64(header[2]))
+		switch kind, flags := header[3], header[4]; {
+		case kind == 4 && flags == 0: // settings, to be acknowledged
+			_, _ = conn.Write([]byte{0, 0, 0, 4, 1, 0, 0, 0, 0})
+		case kind == 0 && flags&1 != 0: // the end of the body
+			s.whole.Add(1)
+			reset := append([]byte{0, 0, 4, 3, 0}, header[5:9]...)
+			_, _ = conn.Write(append(reset, 0, 0, 0, 1))
+		}
+	}
+}
+
+// Left alone, net/http sends a request hundreds of times that a server takes whole and
+// then resets so. Once more it must send: that is how a server refuses what it did not
+// look at, because it is about to close the connection.
+func TestGateBoundsWhatHTTP2SendsAgain(t *testing.T) {
+	t.Parallel()
+	known := httptest.NewUnstartedServer(nil)
+	known.StartTLS()
+	t.Cleanup(known.Close)
+	l, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: known.TLS.Certificates, NextProtos: []string{"h2"}, MinVersion: tls.VersionTLS12})
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = l.Close() })
+	s := &resetter{Listener: l}
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go s.serve(conn)
+		}
+	}()
+	base := known.Client().Transport.(*http.Transport).Clone()
+	base.ForceAttemptHTTP2 = true
+	t.Cleanup(base.CloseIdleConnections)
+	lease := NewLease("call-1", time.Now(), 5*time.Second, time.Hour)
+	err = do(t, base, post(WithLease(t.Context(), lease), t, "https://"+l.Addr().String(), 0))
+	require.Error(t, err)
+	require.NotErrorIs(t, err, ErrTooLate)
+	require.True(t, lease.Written())
+	require.EqualValues(t, 2, s.whole.Load(), "requests that the provider has whole")
 }
