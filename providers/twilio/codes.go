@@ -50,6 +50,10 @@ func throttled(sentence string) refusal {
 	return refusal{kind: fanfare.OutcomeThrottled, sentence: sentence}
 }
 
+func unavailable(sentence string) refusal {
+	return refusal{kind: fanfare.OutcomeUnavailable, sentence: sentence}
+}
+
 // account is one where a setting is at fault and no recipient.
 func account(setting, sentence string) refusal {
 	return refusal{kind: fanfare.OutcomeUnavailable, setting: setting, sentence: sentence}
@@ -68,15 +72,17 @@ func sender(sentence string) refusal {
 // rejects the message and suppresses nobody.
 var refusals = map[int]refusal{
 	// The account.
+	10001: account(atTwilio, "Twilio says that the account is not active"),
 	20003: account("AUTH_TOKEN", "Twilio does not take the account and its token"),
 	20005: account(atTwilio, "Twilio says that the account is not active"),
 	20008: account("ACCOUNT_SID", "Twilio does not do this with test credentials"),
 	20403: account(atTwilio, "Twilio forbids the account to send"),
 	20404: account("ACCOUNT_SID", "Twilio does not find the account"),
 	20429: throttled("Twilio asks to send more slowly"),
-	20503: {kind: fanfare.OutcomeUnavailable, sentence: "Twilio says it is not available"},
-	21730: {kind: fanfare.OutcomeUnavailable, sentence: "Twilio is under maintenance"},
+	20503: unavailable("Twilio says it is not available"),
+	21730: unavailable("Twilio is under maintenance"),
 	30002: account(atTwilio, "Twilio has suspended the account"),
+	90010: account(atTwilio, "Twilio says that the account is not active"),
 
 	// Whom we send as.
 	21212: account("FROM", "Twilio does not take the sender for a number"),
@@ -114,8 +120,8 @@ var refusals = map[int]refusal{
 	21619: rejected("the message has no text"),
 
 	// What becomes of it later. In an answer they would be refusals too.
-	21611: throttled("more is waiting for the sender than it can send in ten hours"),
-	30001: throttled("more is waiting for the sender than it can send in time"),
+	21611: unavailable("more is waiting for the sender than it can send in ten hours"),
+	30001: unavailable("more is waiting for the sender than it can send in time"),
 	30003: throttled("the recipient's phone is off or out of reach"),
 	30004: rejected("the recipient's phone or carrier blocks the message"),
 	30005: suppressed(fanfare.SuppressedInvalid, "the carrier does not know the number"),
