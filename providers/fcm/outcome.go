@@ -29,7 +29,8 @@ type end struct {
 	id   string // FCM's, of the message it accepted
 	dead bool   // FCM says that the token is of no use any more
 	// own is true where others are not to wait for what this device waits for. Apple's key
-	// is no fault of the account's: it would keep every Android phone waiting.
+	// is no fault of the account's: it would keep every Android phone waiting. Nor is the
+	// quota of a device that gets too much.
 	own bool
 }
 
@@ -48,6 +49,9 @@ func (s *Sender) judge(got *answer, id string, err error) end {
 		e.Detail = "FCM's address redirects elsewhere: check " + settingName(s.name, "BASE_URL")
 	case got.status == http.StatusTooManyRequests:
 		e.Kind, e.RetryAfter, e.Detail = fanfare.OutcomeThrottled, wait(quotaWait), "FCM asks to send more slowly"
+		if e.own = ofDevice(err); e.own {
+			e.Detail += " to this device"
+		}
 	case got.status == http.StatusServiceUnavailable:
 		e.Kind, e.RetryAfter, e.Detail = fanfare.OutcomeUnavailable, wait(unavailableWait), "FCM says it is not available"
 	case got.status >= 500, got.status == http.StatusRequestTimeout:
@@ -97,26 +101,47 @@ func (s *Sender) refused(e *end, status int, err error) {
 // fieldName is a path into the request. Anything else in its place may be content.
 var fieldName = regexp.MustCompile(`^message(\.[A-Za-z0-9_\[\]]{1,24}){0,4}$`)
 
+// told is an error as Google writes it, as far as it is looked at.
+type told struct {
+	Error struct {
+		Message string `json:"message"`
+		Details []struct {
+			FieldViolations []struct {
+				Field string `json:"field"`
+			} `json:"fieldViolations"`
+			Violations []struct {
+				Description string `json:"description"`
+			} `json:"violations"`
+		} `json:"details"`
+	} `json:"error"`
+}
+
+func read(err error) (said told) {
+	if response := errorutils.HTTPResponse(err); response != nil { //nolint:bodyclose // a copy in memory
+		// An answer that is not JSON names nothing.
+		_ = json.NewDecoder(response.Body).Decode(&said)
+	}
+	return said
+}
+
+// ofDevice says whether it is a device that gets too much, and not a project that sends
+// too much: "Device message rate exceeded" against "Quota exceeded for quota metric".
+func ofDevice(err error) bool {
+	said := read(err).Error
+	words := said.Message
+	for _, detail := range said.Details {
+		for _, violation := range detail.Violations {
+			words += " " + violation.Description
+		}
+	}
+	return strings.Contains(strings.ToLower(words), "device message rate")
+}
+
 // complaint reads what a refusal is about: the fields it names, and whether it is the
 // token. Older answers say that in a sentence only.
 func complaint(err error) (fields []string, token bool) {
-	response := errorutils.HTTPResponse(err) //nolint:bodyclose // a copy in memory
-	if response == nil {
-		return nil, false
-	}
-	var body struct {
-		Error struct {
-			Message string `json:"message"`
-			Details []struct {
-				FieldViolations []struct {
-					Field string `json:"field"`
-				} `json:"fieldViolations"`
-			} `json:"details"`
-		} `json:"error"`
-	}
-	// An answer that is not JSON names nothing.
-	_ = json.NewDecoder(response.Body).Decode(&body)
-	for _, detail := range body.Error.Details {
+	said := read(err).Error
+	for _, detail := range said.Details {
 		for _, violation := range detail.FieldViolations {
 			if fieldName.MatchString(violation.Field) {
 				fields = append(fields, violation.Field)
@@ -126,7 +151,7 @@ func complaint(err error) (fields []string, token bool) {
 	if len(fields) > 0 {
 		return fields, len(fields) == 1 && fields[0] == "message.token"
 	}
-	return nil, messaging.IsInvalidArgument(err) && strings.Contains(body.Error.Message, "registration token")
+	return nil, messaging.IsInvalidArgument(err) && strings.Contains(said.Message, "registration token")
 }
 
 // codes are FCM's own.

@@ -96,7 +96,7 @@ func together(devices []fanfare.Device, ends []end) fanfare.Reply {
 	reply.Outcome, reply.ProviderID = decisive.Outcome, decisive.id
 	if decisive.own {
 		reply.Named = map[int]fanfare.Outcome{0: decisive.Outcome}
-		reply.Outcome.Kind = fanfare.OutcomeReleased
+		reply.Outcome.Kind, reply.Outcome.RetryAfter = fanfare.OutcomeReleased, 0
 	}
 	return reply
 }

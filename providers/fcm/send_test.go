@@ -506,6 +506,33 @@ func TestSendKeepsAppleKeyToThoseWhoNeedIt(t *testing.T) {
 	}
 }
 
+// FCM bounds what one device gets as well as what a project sends, and says both by the
+// same code. Who has had too much waits alone.
+func TestSendKeepsADevicesQuotaToItsOwner(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		body string
+		own  bool
+	}{
+		"in its words":   {refusal(429, "RESOURCE_EXHAUSTED", "QUOTA_EXCEEDED", "Device message rate exceeded."), true},
+		"in its details": {`{"error": {"code": 429, "message": "Quota exceeded.", "status": "RESOURCE_EXHAUSTED", "details": [{"@type": "type.googleapis.com/google.rpc.QuotaFailure", "violations": [{"subject": "device:1", "description": "Device message rate exceeded"}]}]}}`, true},
+		"the project's":  {refusal(429, "RESOURCE_EXHAUSTED", "QUOTA_EXCEEDED", "Quota exceeded for quota metric 'Send requests' and limit 'Send requests per minute' of service 'fcm.googleapis.com' for consumer 'project_number:1'."), false},
+		"nobody's":       {"<html>", false},
+	} {
+		s, _ := provider(t, say(429, tc.body))
+		ctx, _ := leased(t)
+		reply := s.Send(ctx, call("android"))
+		out := reply.Outcome
+		if tc.own {
+			require.Equal(t, fanfare.OutcomeReleased, out.Kind, name)
+			require.Zero(t, out.RetryAfter, name)
+			out = reply.Named[0]
+		}
+		require.Equal(t, fanfare.OutcomeThrottled, out.Kind, name)
+		require.Equal(t, time.Minute, out.RetryAfter, name)
+	}
+}
+
 func TestSendTellsEachDevice(t *testing.T) {
 	t.Parallel()
 	s, _ := provider(t, devices(gone, alive, failed))
