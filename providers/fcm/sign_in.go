@@ -42,8 +42,13 @@ func signIn(ctx context.Context, c Config, base http.RoundTripper) (signedIn htt
 	if json.Unmarshal(raw, &file) != nil {
 		return nil, "names a file that is not a service account's key file"
 	}
+	// Whoever redirects is not given what proves who we are.
+	client := &http.Client{
+		Transport: base, Timeout: signInTimeout,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
 	// Tokens are asked for whenever one has run out, long after ctx.
-	ctx = context.WithValue(context.WithoutCancel(ctx), oauth2.HTTPClient, &http.Client{Transport: base, Timeout: signInTimeout})
+	ctx = context.WithValue(context.WithoutCancel(ctx), oauth2.HTTPClient, client)
 	// The file is the operator's own, so that it may be of any type.
 	found, err := googleauth.CredentialsFromJSONWithType(ctx, raw, file.Type, scope)
 	if err != nil {

@@ -127,13 +127,20 @@ func TestSignInRefused(t *testing.T) {
 			_, _ = io.WriteString(w, `{"error": "invalid_grant", "error_description": "Invalid JWT Signature. ya29.secret"}`)
 		}, true, "GOOGLE_APPLICATION_CREDENTIALS"},
 		"away": {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) }, false, "503"},
+		"moved": {func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "/elsewhere", http.StatusTemporaryRedirect)
+		}, true, "GOOGLE_APPLICATION_CREDENTIALS"},
 		"busy": {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTooManyRequests) }, false, "429"},
 		"cut":  {func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, false, "not reached"},
 		"odd":  {func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "<html>ya29.secret") }, false, "not reached"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s, requests := signedIn(t, tokenServer(t, tc.answer))
+			var asked atomic.Int64
+			s, requests := signedIn(t, tokenServer(t, func(w http.ResponseWriter, r *http.Request) {
+				asked.Add(1)
+				tc.answer(w, r)
+			}))
 			ctx, lease := leased(t)
 			out := s.Send(ctx, call("android")).Outcome
 			require.Equal(t, fanfare.OutcomeUnavailable, out.Kind)
@@ -142,6 +149,7 @@ func TestSignInRefused(t *testing.T) {
 			require.Contains(t, out.Detail, tc.says)
 			require.NotContains(t, out.Detail, "ya29")
 			require.Zero(t, requests.Load())
+			require.EqualValues(t, 1, asked.Load(), "what proves who we are goes nowhere else")
 			require.False(t, lease.Written())
 		})
 	}
