@@ -1,6 +1,7 @@
 package twilio
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"fmt"
 	"net/http"
@@ -153,10 +154,7 @@ func inbound(form url.Values) (event fanfare.ProviderEvent, ok bool) {
 	if !messageSID.MatchString(sid) || from == "" {
 		return event, false
 	}
-	word := strings.ToUpper(strings.TrimSpace(form.Get("Body")))
-	if form.Has("OptOutType") {
-		word = form.Get("OptOutType")
-	}
+	word := cmp.Or(form.Get("OptOutType"), strings.ToUpper(strings.TrimSpace(form.Get("Body"))))
 	event = fanfare.ProviderEvent{Address: from, Channel: fanfare.SMS}
 	switch {
 	case slices.Contains(stops, word):

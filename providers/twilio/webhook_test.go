@@ -204,6 +204,16 @@ func TestEventsOfAnswers(t *testing.T) {
 	}
 }
 
+// A field that is there and says nothing keeps nobody from leaving.
+func TestEventsOfAnswersThatTwilioMakesNothingOf(t *testing.T) {
+	t.Parallel()
+	f := incoming(nil)
+	f.Set("OptOutType", "")
+	events := read(t, answered, f)
+	require.Len(t, events, 1)
+	require.Equal(t, fanfare.EventUnsubscribed, events[0].Type)
+}
+
 // An answer is about a number and no message of ours, wherever it is sent to.
 func TestEventsOfAnswersNameNoDelivery(t *testing.T) {
 	t.Parallel()
