@@ -29,7 +29,7 @@ func (r *run) places(won []*leased) [][]*leased {
 // each recipient needs one, but then waits for a quarter of them, or each recipient would
 // cost a claim. It returns 0 when no call is to be begun any more: the worker
 // stops, the provider is to be left alone, the ledger is away.
-func (r *run) mayClaim(ctx context.Context, places chan struct{}) (taken int) {
+func (r *run) mayClaim(places chan struct{}) (taken int) {
 	enough, most := 1, 1
 	if r.single() {
 		enough, most = max(1, cap(places)/4), cap(places)
@@ -52,7 +52,7 @@ func (r *run) mayClaim(ctx context.Context, places chan struct{}) (taken int) {
 		}
 	}
 	// Looked at behind the wait for a place: much may have happened in it.
-	if r.over() || ctx.Err() != nil {
+	if r.over() {
 		return 0
 	}
 	return taken
@@ -186,7 +186,7 @@ func (r *run) claimDue(ctx context.Context, by []*route, wanted fanfare.Wanted, 
 
 func (r *run) claimBy(ctx context.Context, by []*route, wanted fanfare.Wanted) ([]*leased, error) {
 	won, err := r.claimDue(ctx, by, wanted, everyone)
-	for err == nil && len(won) == 0 {
+	for err == nil && len(won) == 0 && !r.over() {
 		var tally fanfare.BatchTally
 		won, tally, err = r.lease(by, func() (fanfare.Claim, error) {
 			return r.Claimer.ClaimNew(ctx, r.in.Ref, wanted)

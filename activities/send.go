@@ -186,9 +186,12 @@ func (r *run) sendAll(ctx context.Context) error {
 	r.stopping, r.cancelled = activity.GetWorkerStopChannel(ctx), ctx.Done()
 	r.results = make(chan *settling, r.CallsInFlight)
 	settled := make(chan struct{})
+	// Neither a claim nor a call under way may be cut, or left unsettled, because the
+	// activity was cancelled: its recipients would be in doubt.
+	ctx = context.WithoutCancel(ctx)
 	go func() {
 		defer close(settled)
-		r.settleTogether(context.WithoutCancel(ctx))
+		r.settleTogether(ctx)
 	}()
 	err := r.claimAll(ctx)
 	close(r.results)
@@ -205,7 +208,7 @@ func (r *run) claimAll(ctx context.Context) error {
 	var calls sync.WaitGroup
 	defer calls.Wait()
 	for flying := false; ; {
-		free := r.mayClaim(ctx, places)
+		free := r.mayClaim(places)
 		if free == 0 {
 			return nil
 		}
@@ -227,9 +230,7 @@ func (r *run) claimAll(ctx context.Context) error {
 		for _, group := range groups {
 			calls.Go(func() {
 				defer func() { <-places }()
-				// A call under way must be neither cut nor left unsettled because
-				// the activity was cancelled.
-				r.carryOutAll(context.WithoutCancel(ctx), group)
+				r.carryOutAll(ctx, group)
 			})
 		}
 	}

@@ -344,6 +344,54 @@ func TestACancelledActivityCutsNoCall(t *testing.T) {
 	})
 }
 
+// A claim that was asked for may have been won, whoever waits for the answer or not: cut, it
+// would leave recipients in doubt of a call that never began.
+func TestACancelledActivityCutsNoClaim(t *testing.T) {
+	virtually(t, func(t *testing.T) {
+		book, p := newBatchBook(10_000), &provider{}
+		d := newDesk(t, book, p)
+		d.Claimer = &impatient{book, d.cancel}
+		_, err := d.send(activities.SendInput{})
+		require.NoError(t, err)
+		require.Zero(t, book.tally().Totals.Sending)
+		require.Len(t, p.calls, 1)
+		require.Len(t, book.settled, 1)
+	})
+}
+
+// impatient plays a ledger whose caller is cancelled while it claims.
+type impatient struct {
+	*batchBook
+
+	cancel context.CancelFunc
+}
+
+func (i *impatient) ClaimNew(ctx context.Context, ref fanfare.BatchRef, wanted fanfare.Wanted) (fanfare.Claim, error) {
+	claim, err := i.batchBook.ClaimNew(ctx, ref, wanted)
+	i.cancel()
+	if ctx.Err() != nil {
+		return fanfare.Claim{}, ctx.Err()
+	}
+	return claim, err
+}
+
+func TestAStoppingWorkerPassesNobodyOver(t *testing.T) {
+	virtually(t, func(t *testing.T) {
+		book, p := newBatchBook(10_000), &provider{size: 10}
+		d := newDesk(t, book, p)
+		book.skip = func(n fanfare.SubscriberNumber) bool {
+			if n == 25 {
+				close(d.stop)
+			}
+			return true
+		}
+		result, err := d.send(activities.SendInput{})
+		require.NoError(t, err)
+		require.Equal(t, "the worker is stopping", result.Why)
+		require.EqualValues(t, 30, result.Tally.Totals.Skipped, "the claim under way is the last")
+	})
+}
+
 func TestAClaimThatFailsLeavesNoCallUnsettled(t *testing.T) {
 	virtually(t, func(t *testing.T) {
 		book, p := newBatchBook(10_000), &provider{}
