@@ -34,28 +34,18 @@ func (r *run) mayClaim(places chan struct{}) (taken int) {
 	if r.single() {
 		enough, most = max(1, cap(places)/4), cap(places)
 	}
-	for taken < enough {
+	// Looked at behind each wait for a place: much may have happened in it.
+	for !r.over() {
+		if taken == most || taken >= enough && len(places) == cap(places) {
+			return taken
+		}
 		select {
 		case <-r.stopping:
-			r.over()
-			return 0
-		case places <- struct{}{}:
+		case places <- struct{}{}: // waits only while too few are free: nobody else takes any
 			taken++
 		}
 	}
-	for free := true; free && taken < most; {
-		select {
-		case places <- struct{}{}:
-			taken++
-		default:
-			free = false
-		}
-	}
-	// Looked at behind the wait for a place: much may have happened in it.
-	if r.over() {
-		return 0
-	}
-	return taken
+	return 0
 }
 
 // over reports whether no other call is to be begun by this run.
