@@ -245,15 +245,12 @@ func TestProbesAreCountedOverAllWorkersAndCloseForAll(t *testing.T) {
 
 	var mu sync.Mutex
 	var probes []fanfare.Permit
-	var refusals []fanfare.Permit
 	ask := func(worker *worker) {
 		p := worker.permit()
 		mu.Lock()
 		defer mu.Unlock()
 		if p.Allowed {
 			probes = append(probes, p)
-		} else {
-			refusals = append(refusals, p)
 		}
 	}
 	require.Eventually(t, func() bool {
@@ -273,8 +270,9 @@ func TestProbesAreCountedOverAllWorkersAndCloseForAll(t *testing.T) {
 	for _, p := range probes {
 		require.True(t, p.Probe)
 	}
-	refusal := refusals[len(refusals)-1]
-	require.Equal(t, time.Second, refusal.Wait)
+	var refusal fanfare.Permit
+	require.Eventually(t, func() bool { refusal = b.refused(); return refusal.Wait == time.Second }, soon, 10*time.Millisecond)
+	require.Equal(t, time.Second, a.refused().Wait)
 	require.Regexp(t, `^the breaker of sendgrid is half open, and probes are under way; it was opened at .* UTC: 5 calls in a row failed, the last: it is away$`, refusal.Why)
 
 	probes[0].Done(accepted)
