@@ -12,7 +12,8 @@
 //     about a second later, and by that worker at once.
 //   - An open breaker lets single calls through to see, so many as the ledger
 //     leases over all workers and no more, and closes when they succeed.
-//   - The time that a provider asked for is given to the moment.
+//   - The time that a provider asked for is given to the moment; by workers that it did
+//     not ask, to a quarter of a second.
 //   - What a person pinned stays until a person changes it.
 //   - A call that began before the breaker was opened or closed does not move it.
 package breaker
@@ -36,6 +37,10 @@ const (
 	readWithin = 5 * time.Second
 	// writeWithin bounds how long the end of a call waits for the row to be written.
 	writeWithin = 2 * time.Second
+	// sameThrottle is how far the ends of times that a provider asked for may lie apart
+	// and count as one, which is written once: calls with one message each are under way by
+	// the hundred, and all of them are told. The worker that was told gives the last.
+	sameThrottle = 250 * time.Millisecond
 	// shortestWait keeps who is refused from asking again at once.
 	shortestWait = 100 * time.Millisecond
 	// askAgain is the wait when somebody else finds out: their calls take about a second.
@@ -208,9 +213,9 @@ func (b *Breaker) heed(ctx context.Context, name string, o fanfare.Outcome) {
 		return
 	}
 	b.mu.Lock()
-	longer := b.providers[name].throttle(time.Now().Add(o.RetryAfter), sentence(o))
+	news := b.providers[name].throttle(time.Now().Add(o.RetryAfter), sentence(o))
 	b.mu.Unlock()
-	if !longer {
+	if !news {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), writeWithin)

@@ -444,6 +444,43 @@ func TestWhoIsUnavailableMayAskForTimeToo(t *testing.T) {
 	b.refusedSoon()
 }
 
+// Calls with one message each are under way by the dozen, and all of them are told the
+// same. The others hear of it once, and no result waits for that to be written.
+func TestCallsThatAreThrottledTogetherSayItOnce(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	store := &counting{Ledger: w.open()}
+	a := &worker{Breaker: breaker.New(store, rest, slog.New(slog.NewTextHandler(&w.log, nil))), t: t}
+	b := w.worker()
+	b.call(1, accepted)
+	permits := make([]fanfare.Permit, 64)
+	for i := range permits {
+		permits[i] = a.allowed()
+	}
+	var calls sync.WaitGroup
+	for _, permit := range permits {
+		calls.Go(func() {
+			permit.Done(fanfare.Outcome{Kind: fanfare.OutcomeThrottled, RetryAfter: time.Minute, Detail: "the limit of the minute is used up"})
+		})
+	}
+	calls.Wait()
+	require.LessOrEqual(t, store.throttles.Load(), int64(4))
+	require.Greater(t, a.refused().Wait, 50*time.Second)
+	require.Contains(t, b.refusedSoon().Why, "the limit of the minute is used up")
+}
+
+// counting counts the times that a provider asked for, as they are written.
+type counting struct {
+	*ledger.Ledger
+
+	throttles atomic.Int64
+}
+
+func (c *counting) Throttle(ctx context.Context, name string, d time.Duration, why string) error {
+	c.throttles.Add(1)
+	return c.Ledger.Throttle(ctx, name, d, why)
+}
+
 func TestAThrottleEnds(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -13,8 +13,8 @@ import (
 const (
 	// tripInARow opens a breaker however slowly calls are made. A healthy
 	// provider that fails one call in a hundred does that once in 10,000,000,000
-	// times; one that is away costs five calls before it is left alone, one more than a
-	// batch has in flight.
+	// times; one that is away costs five calls, and those under way by then, before it
+	// is left alone.
 	tripInARow = 5
 	// tripOf calls in window, six in ten of them failed, open it too: a provider
 	// that is half away never fails five times in a row for long. Of fewer

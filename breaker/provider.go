@@ -15,6 +15,7 @@ type provider struct {
 	probeAt      time.Time
 	throttled    time.Time
 	throttledWhy string
+	told         time.Time // the throttled that all workers can read
 	askAt        time.Time // all probes are out: do not ask again before
 	period       *period   // nil unless the breaker is closed
 }
@@ -42,13 +43,17 @@ func (p *provider) learn(row fanfare.Breaker, now time.Time) (news bool) {
 	return row.State != was.State || row.Pinned != was.Pinned || reopened
 }
 
-// throttle reports whether that is longer than known before.
-func (p *provider) throttle(until time.Time, why string) bool {
+// throttle reports whether that is longer than all workers can read, by more than the
+// answers lie apart that calls get which were under way together.
+func (p *provider) throttle(until time.Time, why string) (news bool) {
 	if !until.After(p.throttled) {
 		return false
 	}
 	p.throttled, p.throttledWhy = until, why
-	return true
+	if news = until.Sub(p.told) > sameThrottle; news {
+		p.told = until
+	}
+	return news
 }
 
 // wait is how long not to call; zero says that calls flow. With mayProbe the
