@@ -115,7 +115,7 @@ func TestImportStreamsAFile(t *testing.T) {
 	require.Contains(t, got.out, "Imported into writer-1: 10,000 created, 2 updated, 3 unchanged, 1,500 rejected.\n")
 	require.Contains(t, got.out, "  line 10: email must be a plain address\n  and 1,490 more; --json lists the first 1,000\n")
 	require.NotContains(t, got.out, "line 11:")
-	require.Contains(t, got.err, "importing: 30 of 30 (100 %)", "progress, also without a terminal")
+	require.Contains(t, got.err, "importing: 30 of 30 bytes (100 %)", "progress, also without a terminal")
 	require.Equal(t, request{"PUT", "/v1/topics/writer-1", "application/json", "Bearer key-1", `{"name":"Writer One"}`}, s.requests[0])
 	require.Equal(t, request{"POST", "/v1/topics/writer-1/subscribers/import", "text/csv", "Bearer key-1", "id,email\nreader-1,a@b.example\n"}, s.requests[1])
 
@@ -158,7 +158,7 @@ func TestPublishSendsTheDraft(t *testing.T) {
 	got := command(t, s.environ(), "", "publish", "--topic", "writer-1", "--title", "Hello", "--url", "https://blog.example/1", "--summary", "S", "--body", "B",
 		"--key", "article-1", "--channels", "email,sms", "--at", "2026-01-31T09:00:00+01:00", "--expires", "2026-02-01T08:00:00Z")
 	require.Equal(t, 0, got.code, got.err)
-	require.Contains(t, got.out, "Publication "+someID+" is scheduled, to 10,000 recipients.")
+	require.Contains(t, got.out, "Publication "+someID+" is scheduled: 10,000 deliveries.")
 	require.Contains(t, got.out, "http://api.example/p")
 	require.Contains(t, got.out, "fanfare status "+someID)
 	require.JSONEq(t, `{"key": "article-1", "topic": "writer-1", "channels": ["email", "sms"], "scheduled_at": "2026-01-31T09:00:00+01:00", "expires_at": "2026-02-01T08:00:00Z",
@@ -236,7 +236,7 @@ func TestWatchEndsAsThePublicationDoes(t *testing.T) {
 		got := command(t, s.environ(), "", asked...)
 		require.Equal(t, code, got.code, got.err)
 		require.Contains(t, got.err, "waiting for the API", "a server that is away is waited for")
-		require.Contains(t, got.err, "sending: 10,000 of 10,000 (100 %)")
+		require.Contains(t, got.err, "sending: 10,000 of 10,000 deliveries (100 %)")
 		require.NotContains(t, got.err, "fanfare:")
 		require.Contains(t, got.out, "is "+strings.ReplaceAll(string(state), "_", " "))
 		require.Contains(t, got.out, "Skipped: 1,200 no_address, 7 unsubscribed\nFailed:  3 sendgrid:400\n")
@@ -334,5 +334,22 @@ func TestBooksThatDoNotBalance(t *testing.T) {
 		}
 		require.Contains(t, out.String(), "The books do not balance: 1 problem in 12 publications, 1 known duplicate, 250 sent again without evidence.\n")
 		require.Regexp(t, someID+`\s+email\s+10,000\s+9,999\s+1 recipient was passed over\n`, out.String())
+	}
+}
+
+func TestWrongArgumentsSayHowToWriteThem(t *testing.T) {
+	t.Parallel()
+	for asked, says := range map[string]string{
+		"import writer-1":                "Write it as `fanfare import TOPIC FILE [flags]`; `fanfare import --help` says the rest.",
+		"suppressions add sms":           "Write it as `fanfare suppressions add CHANNEL ADDRESS [flags]`; `fanfare suppressions add --help` says the rest.",
+		"templates test article":         "`fanfare templates test --help` says the rest.",
+		"suppressions list --colour red": "`fanfare suppressions list --help` says the rest.",
+		"announce":                       "See `fanfare --help`.",
+		"status article-1":               "GET /v1/publications lists them all with their keys",
+		"verify article-1":               "GET /v1/publications lists them all with their keys",
+	} {
+		got := command(t, nil, "", strings.Fields(asked)...)
+		require.Equal(t, 2, got.code, asked)
+		require.Contains(t, got.err, says, asked)
 	}
 }

@@ -27,6 +27,14 @@ func count(n int64, of string) string {
 	return number(n) + " " + of
 }
 
+// sayDeliveries writes "1 delivery" or "12 deliveries": one recipient on one channel each.
+func sayDeliveries(n int64) string {
+	if n == 1 {
+		return "1 delivery"
+	}
+	return number(n) + " deliveries"
+}
+
 // are writes "1 was" or "12 were".
 func are(n int64) string {
 	if n == 1 {

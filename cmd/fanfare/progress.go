@@ -17,30 +17,41 @@ type progress struct {
 	out  *screen
 	bar  *progressbar.ProgressBar // nil: lines
 	what string
+	unit string
 	all  int64 // zero or less: not known
 	at   int64
 	said time.Time
 }
 
+// Beside the bar stand at most besideBar columns, and a bar of less than leastBar says
+// nothing. On narrower terminals it would break, and leave its pieces behind.
+const (
+	besideBar = 66
+	leastBar  = 10
+)
+
 // newProgress begins to show work on all units of the given name; with the name
 // "bytes" they are written as such. all is zero or less when it is not known.
 func newProgress(out *screen, what, units string, all int64) *progress {
-	p := &progress{what: what, out: out, all: all, said: time.Now()}
+	p := &progress{what: what, unit: units, out: out, all: all, said: time.Now()}
 	columns, terminal := out.columns()
-	if !terminal {
+	if !terminal || columns < besideBar+leastBar {
 		return p
 	}
 	if all <= 0 {
 		all = -1 // the bar's word for it
 	}
-	p.bar = progressbar.NewOptions64(
-		all, progressbar.OptionSetWriter(drawing{out}), progressbar.OptionSetDescription(what),
-		// What stands beside the bar takes up to 66 columns.
-		progressbar.OptionSetWidth(min(max(columns-66, 10), 40)),
-		progressbar.OptionShowCount(), progressbar.OptionShowIts(), progressbar.OptionSetItsString(units),
-		progressbar.OptionShowBytes(units == "bytes"), progressbar.OptionSetPredictTime(true),
-		progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionUseANSICodes(true), progressbar.OptionSetRenderBlankState(true),
-	)
+	options := []progressbar.Option{
+		progressbar.OptionSetWriter(drawing{out}), progressbar.OptionSetDescription(what),
+		progressbar.OptionSetWidth(min(columns-besideBar, 40)), progressbar.OptionShowCount(), progressbar.OptionSetPredictTime(true),
+		progressbar.OptionThrottle(100 * time.Millisecond), progressbar.OptionUseANSICodes(true), progressbar.OptionSetRenderBlankState(true),
+	}
+	if units == "bytes" { // whose rate is shown without being asked for
+		options = append(options, progressbar.OptionShowBytes(true))
+	} else {
+		options = append(options, progressbar.OptionShowIts(), progressbar.OptionSetItsString(units))
+	}
+	p.bar = progressbar.NewOptions64(all, options...)
 	return p
 }
 
@@ -68,10 +79,10 @@ func (p *progress) Write(b []byte) (int, error) {
 func (p *progress) say() {
 	p.said = time.Now()
 	if p.all <= 0 {
-		fmt.Fprintf(p.out, "%s: %s\n", p.what, number(p.at))
+		fmt.Fprintf(p.out, "%s: %s %s\n", p.what, number(p.at), p.unit)
 		return
 	}
-	fmt.Fprintf(p.out, "%s: %s of %s (%d %%)\n", p.what, number(p.at), number(p.all), 100*p.at/p.all)
+	fmt.Fprintf(p.out, "%s: %s of %s %s (%d %%)\n", p.what, number(p.at), number(p.all), p.unit, 100*p.at/p.all)
 }
 
 // end leaves the last state on the screen.

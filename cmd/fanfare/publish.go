@@ -118,7 +118,7 @@ func (a *app) publish(ctx context.Context, p publishing) error {
 	case p.asJSON:
 		return a.printJSON(accepted)
 	}
-	fmt.Fprintf(a.out, "Publication %s is %s, to %s.\n  key %s\n\n", accepted.Id, sayState(accepted.State), count(accepted.Intended, "recipient"), accepted.Key)
+	fmt.Fprintf(a.out, "Publication %s is %s: %s.\n  key %s\n\n", accepted.Id, sayState(accepted.State), sayDeliveries(accepted.Intended), accepted.Key)
 	printLinks(a.out, accepted.Links)
 	fmt.Fprintf(a.out, "\nFollow it with `fanfare status %s`.\n", accepted.Id)
 	return nil
@@ -171,7 +171,7 @@ func (a *app) sayWhatAnSMSCosts(ctx context.Context, c *apiClient, draft fanfare
 	}
 	for _, m := range preview.Messages {
 		if m.Segments != nil {
-			fmt.Fprintf(a.err, "Each SMS in %s has %s.\n", m.Locale, saySegments(*m.Segments))
+			fmt.Fprintf(a.err, "Each SMS in %s has about %s.\n", m.Locale, saySegments(*m.Segments))
 		}
 	}
 }
@@ -225,7 +225,7 @@ func howItEnded(state fanfare.PublicationState) error {
 
 // watch shows a publication's progress until its last delivery came to its end.
 func watch(ctx context.Context, c *apiClient, id fanfare.PublicationID, intended int64, on *screen) (fanfare.Publication, error) {
-	bar := newProgress(on, "sending", "recipients", intended)
+	bar := newProgress(on, "sending", "deliveries", intended)
 	defer bar.end()
 	var p fanfare.Publication
 	err := follow(ctx, bar, func() (bool, error) {

@@ -172,7 +172,7 @@ func readPast(flag, text string, now time.Time) (*time.Time, error) {
 }
 
 func (a *app) watchReplay(ctx context.Context, c *apiClient, r fanfare.Replay, asJSON bool) error {
-	bar := newProgress(&screen{out: a.err}, "sending again", "recipients", r.Count)
+	bar := newProgress(&screen{out: a.err}, "sending again", "deliveries", r.Count)
 	err := follow(ctx, bar, func() (bool, error) {
 		var now fanfare.Replay
 		if err := c.send(ctx, http.MethodGet, replayPath(r.ID), nil, &now); err != nil {

@@ -125,7 +125,7 @@ func TestWatchedReplayEndsAsItDid(t *testing.T) {
 		got := command(t, s.environ(), "", "replay", "--publication", "article-1", "--watch")
 		require.Equal(t, c.code, got.code, got.err)
 		require.Contains(t, got.err, "waiting for the API", "a server that is away is waited for")
-		require.Contains(t, got.err, "sending again: 5,000 of 5,000 (100 %)")
+		require.Contains(t, got.err, "sending again: 5,000 of 5,000 deliveries (100 %)")
 		require.NotContains(t, got.err, "fanfare:")
 		require.Contains(t, got.out, c.says)
 		require.Contains(t, got.out, "ended after 1m30s")

@@ -67,7 +67,8 @@ func run(ctx context.Context, args []string, in io.Reader, out, errs io.Writer) 
 func (a *app) run(ctx context.Context, args []string) int {
 	root := a.root()
 	root.SetArgs(args)
-	return a.exitCode(ctx, root, root.ExecuteContext(ctx))
+	called, err := root.ExecuteContextC(ctx)
+	return a.exitCode(ctx, called, err)
 }
 
 func (a *app) root() *cobra.Command {
@@ -125,7 +126,7 @@ func does(do func(cmd *cobra.Command, args []string) error) func(*cobra.Command,
 }
 
 // exitCode says what went wrong, and turns it into an exit code.
-func (a *app) exitCode(ctx context.Context, root *cobra.Command, err error) int {
+func (a *app) exitCode(ctx context.Context, called *cobra.Command, err error) int {
 	var known *exitError
 	var settings *settingsError
 	switch {
@@ -135,7 +136,7 @@ func (a *app) exitCode(ctx context.Context, root *cobra.Command, err error) int 
 		fmt.Fprintln(a.err, "fanfare: "+err.Error())
 		return exitUsage
 	case !errors.As(err, &known):
-		fmt.Fprintf(a.err, "fanfare: %s\nSee `%s --help`.\n", err, a.commandPath(root))
+		fmt.Fprintf(a.err, "fanfare: %s\n%s", err, howToWrite(called))
 		return exitUsage
 	case known.err == nil:
 		return known.code
@@ -147,16 +148,12 @@ func (a *app) exitCode(ctx context.Context, root *cobra.Command, err error) int 
 	return known.code
 }
 
-func (a *app) commandPath(root *cobra.Command) string {
-	if called := root.CalledAs(); called != "" {
-		return called
+// howToWrite is the line that cobra's own words leave out.
+func howToWrite(called *cobra.Command) string {
+	if !called.HasParent() {
+		return fmt.Sprintf("See `%s --help`.\n", called.CommandPath())
 	}
-	for _, c := range root.Commands() {
-		if c.CalledAs() != "" {
-			return c.CommandPath()
-		}
-	}
-	return root.CommandPath()
+	return fmt.Sprintf("Write it as `%s`; `%s --help` says the rest.\n", called.UseLine(), called.CommandPath())
 }
 
 // settingsFrom is the environment, completed by the env file. An empty

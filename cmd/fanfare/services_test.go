@@ -148,7 +148,7 @@ func TestServerAcceptsWhileTemporalIsAway(t *testing.T) {
 	require.Equal(t, 0, got.code, got.err)
 	got = command(t, environ, "", "publish", "--topic", "writer-1", "--title", "Hello", "--url", "https://blog.example/1")
 	require.Equal(t, 0, got.code, got.err)
-	require.Contains(t, got.out, "is accepted, to 1 recipient.")
+	require.Contains(t, got.out, "is accepted: 1 delivery.")
 	status, answer := ready(t, environ["FANFARE_API_URL"])
 	require.Equal(t, http.StatusOK, status)
 	require.ElementsMatch(t, []api.ReadinessPart{{Name: "postgresql", Ready: true, Required: true}, {Name: "temporal"}}, answer.Parts)

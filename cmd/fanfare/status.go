@@ -43,7 +43,7 @@ were given up. "fanfare publish" prints the id.`,
 
 func publicationID(text string) (fanfare.PublicationID, error) {
 	if !fanfare.ValidPublicationID(text) {
-		return "", &exitError{exitUsage, fmt.Errorf("%q is not a publication's id, which looks like 0199c7a0-1c2d-7e3f-8a4b-5c6d7e8f9a0b", text)}
+		return "", &exitError{exitUsage, fmt.Errorf("%q is not a publication's id, which looks like 0199c7a0-1c2d-7e3f-8a4b-5c6d7e8f9a0b\n`fanfare publish` printed it, and GET /v1/publications lists them all with their keys", text)}
 	}
 	return fanfare.PublicationID(text), nil
 }

@@ -82,7 +82,7 @@ func hashOf(address string) string {
 
 func printSuppressions(w io.Writer, list api.SuppressionList) error {
 	if len(list.Items) == 0 {
-		fmt.Fprintln(w, "No address is suppressed.")
+		fmt.Fprintln(w, "No suppressed address was found.")
 		return nil
 	}
 	t := newTable("channel", "reason", "since", "said by", "address hash")
@@ -116,7 +116,7 @@ func (a *app) suppressCommand() *cobra.Command {
 			if asJSON {
 				return a.printJSON(s)
 			}
-			fmt.Fprintf(a.out, "Suppressed on %s (%s): nothing is sent to it from the next claim on.\n", s.Channel, s.Reason)
+			fmt.Fprintf(a.out, "Suppressed on %s (%s): nothing more is sent to it, but for calls under way.\n", s.Channel, s.Reason)
 			return nil
 		}),
 	}

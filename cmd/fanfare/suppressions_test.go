@@ -35,9 +35,9 @@ func TestSuppressions(t *testing.T) {
 	require.Contains(t, s.query, "address_hash="+hash)
 	require.NotContains(t, strings.ToLower(s.query), "test1")
 	require.Empty(t, cmp.Diff([]fanfare.Suppression{one}, fromJSON[api.SuppressionList](t, run("list --json", "")).Items))
-	require.Equal(t, "No address is suppressed.\n", run("list", "").out)
+	require.Equal(t, "No suppressed address was found.\n", run("list", "").out)
 
-	require.Equal(t, "Suppressed on push (dead_token): nothing is sent to it from the next claim on.\n", run("add push test1", "").out)
+	require.Equal(t, "Suppressed on push (dead_token): nothing more is sent to it, but for calls under way.\n", run("add push test1", "").out)
 	require.JSONEq(t, `{"channel": "push", "address": "test1", "reason": "manual"}`, s.last().body)
 	require.Contains(t, run("lift push test1", "").out, "Lifted: it was suppressed on push (dead_token) since")
 	require.JSONEq(t, `{"channel": "push", "address": "test1"}`, s.last().body)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -61,6 +62,9 @@ func (a *app) verify(cmd *cobra.Command, id fanfare.PublicationID, asJSON bool) 
 	})
 	if bar != nil {
 		bar.end()
+	}
+	if errors.Is(err, fanfare.ErrNotFound) {
+		return fmt.Errorf("there is no publication %s in this database; `fanfare verify` alone counts all there are", id)
 	}
 	if err != nil {
 		return databaseError(err)
