@@ -163,6 +163,33 @@ func TestSettingsAndCommandsExist(t *testing.T) {
 	}
 }
 
+// Left alone every channel goes to the sandbox, and .env takes each of them elsewhere.
+func TestEveryChannelIsOn(t *testing.T) {
+	t.Parallel()
+	settings := exampleSettings(t)
+	for _, service := range []string{"server", "worker"} {
+		on := load(t, settings).Services[service].Environment
+		for _, base := range []string{"SENDGRID_BASE_URL", "TWILIO_BASE_URL", "FCM_BASE_URL"} {
+			require.Equal(t, "http://sandbox:8025", *on[base], service)
+		}
+		require.Empty(t, *on["GOOGLE_APPLICATION_CREDENTIALS"], service)
+	}
+	example := read(t, "deploy/env.example")
+	for _, setting := range []string{"TWILIO_ACCOUNT_SID", "TWILIO_AUTH_TOKEN", "TWILIO_FROM", "TWILIO_BASE_URL", "FCM_PROJECT_ID", "FCM_BASE_URL"} {
+		require.Contains(t, example, "#"+setting+"=")
+		settings[setting] = "mine"
+	}
+	settings["GOOGLE_KEY_FILE"] = "/etc/hostname"
+	worker := load(t, settings).Services["worker"]
+	for setting, value := range settings {
+		if given, ok := worker.Environment[setting]; ok {
+			require.Equal(t, value, *given, setting)
+		}
+	}
+	require.Equal(t, "/run/google.json", *worker.Environment["GOOGLE_APPLICATION_CREDENTIALS"])
+	require.Equal(t, "/etc/hostname", worker.Volumes[0].Source)
+}
+
 func TestMountedFilesExist(t *testing.T) {
 	t.Parallel()
 	for name, service := range load(t, exampleSettings(t)).Services {
