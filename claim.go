@@ -35,12 +35,14 @@ type Wanted struct {
 }
 
 // Claim is what a claim won: the leases of calls, which begin and end at the same
-// time. Without calls there is nothing to send now; Tally says why.
+// time. Without calls there is nothing to send now.
 type Claim struct {
 	Calls       []ClaimedCall
 	BeginWithin time.Duration
 	CallWithin  time.Duration
-	Tally       BatchTally
+	// More is true while somebody in the batch has no row, and may be claimed. A claim may
+	// pass over a chunk in which nobody is to be sent to.
+	More bool
 }
 
 // ClaimedCall is one call and who it is for, in the order of their numbers.

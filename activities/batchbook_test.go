@@ -132,13 +132,15 @@ func (b *batchBook) claim(ctx context.Context, kind string, wanted fanfare.Wante
 			b.add(&claim, wanted, n)
 		}
 	}
-	claim.Tally = b.tally()
+	claim.More = b.more()
 	if len(claim.Calls) > 0 && len(b.slowClaims) > 0 {
 		<-time.After(b.slowClaims[0]) // virtual time
 		b.slowClaims = b.slowClaims[1:]
 	}
 	return claim, nil
 }
+
+func (b *batchBook) more() bool { return b.state == fanfare.Running && b.claimed < b.size }
 
 // add claims a recipient: in a call of their own, or in that of their locale, which
 // goes round among those wanted.
@@ -158,23 +160,23 @@ func (b *batchBook) add(claim *fanfare.Claim, wanted fanfare.Wanted, n fanfare.S
 	call.Recipients = append(call.Recipients, fanfare.Claimed{Number: n, Address: address(n)})
 }
 
-func (b *batchBook) SettleAll(ctx context.Context, ref fanfare.BatchRef, all []fanfare.Settlement) (fanfare.BatchTally, error) {
+func (b *batchBook) SettleAll(ctx context.Context, ref fanfare.BatchRef, all []fanfare.Settlement) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.settles++
 	if err := ctx.Err(); err != nil {
-		return fanfare.BatchTally{}, err
+		return err
 	}
 	if b.settleErr != nil {
 		if err := b.settleErr(b.settles); err != nil {
-			return fanfare.BatchTally{}, err
+			return err
 		}
 	}
 	for _, each := range all {
 		b.settle(each.Call, each.Result)
 	}
 	b.lastSettled = time.Now()
-	return b.tally(), nil
+	return nil
 }
 
 func (b *batchBook) settle(call fanfare.CallID, r fanfare.Result) {

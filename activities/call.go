@@ -70,7 +70,8 @@ func (r *run) carryOutHalf(ctx context.Context, half []fanfare.Claimed) {
 func (r *run) carryOutBy(ctx context.Context, recipients []fanfare.Claimed, by *route) {
 	within := fanfare.Range{First: recipients[0].Number, Last: recipients[len(recipients)-1].Number, DueIn: splitHold}
 	won, err := r.claimFor(ctx, by, 1, func(by []*route, wanted fanfare.Wanted) ([]*leased, error) {
-		return r.claimDue(ctx, by, wanted, within)
+		won, _, err := r.claimDue(ctx, by, wanted, within)
+		return won, err
 	})
 	if len(won) == 0 {
 		r.halt(0, "", err)

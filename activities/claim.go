@@ -169,36 +169,30 @@ func (r *run) wanted(by []*route, needed int) fanfare.Wanted {
 }
 
 // claimDue claims those within whose wait is over.
-func (r *run) claimDue(ctx context.Context, by []*route, wanted fanfare.Wanted, within fanfare.Range) ([]*leased, error) {
-	won, _, err := r.lease(by, func() (fanfare.Claim, error) { return r.Claimer.ClaimDue(ctx, r.in.Ref, wanted, within) })
-	return won, err
+func (r *run) claimDue(ctx context.Context, by []*route, wanted fanfare.Wanted, within fanfare.Range) (won []*leased, more bool, err error) {
+	return r.lease(by, func() (fanfare.Claim, error) { return r.Claimer.ClaimDue(ctx, r.in.Ref, wanted, within) })
 }
 
 func (r *run) claimBy(ctx context.Context, by []*route, wanted fanfare.Wanted) ([]*leased, error) {
-	won, err := r.claimDue(ctx, by, wanted, everyone)
-	for err == nil && len(won) == 0 && !r.over() {
-		var tally fanfare.BatchTally
-		won, tally, err = r.lease(by, func() (fanfare.Claim, error) {
+	won, more, err := r.claimDue(ctx, by, wanted, everyone)
+	for err == nil && len(won) == 0 && more && !r.over() {
+		won, more, err = r.lease(by, func() (fanfare.Claim, error) {
 			return r.Claimer.ClaimNew(ctx, r.in.Ref, wanted)
 		})
-		// A claim may pass over a chunk in which nobody is to be sent to.
-		if tally.AllClaimed || tally.Publication != fanfare.Running || tally.Expired {
-			break
-		}
 	}
 	return won, err
 }
 
 // lease reads the clock before it claims: see fanfare.Lease.
-func (r *run) lease(by []*route, claim func() (fanfare.Claim, error)) ([]*leased, fanfare.BatchTally, error) {
+func (r *run) lease(by []*route, claim func() (fanfare.Claim, error)) (won []*leased, more bool, err error) {
 	start := time.Now()
 	c, err := claim()
 	if err != nil {
-		return nil, c.Tally, err
+		return nil, false, err
 	}
-	won := make([]*leased, len(c.Calls))
+	won = make([]*leased, len(c.Calls))
 	for i, each := range by[:len(c.Calls)] {
 		won[i] = &leased{ClaimedCall: c.Calls[i], lease: fanfare.NewLease(c.Calls[i].ID, start, c.BeginWithin, c.CallWithin), by: each}
 	}
-	return won, c.Tally, nil
+	return won, c.More, nil
 }

@@ -10,7 +10,7 @@ import (
 
 // Poster claims, writes and settles in-app notifications, in one transaction.
 type Poster interface {
-	Post(ctx context.Context, ref fanfare.BatchRef, wanted fanfare.Wanted, messages map[string]fanfare.Message) (posted int, tally fanfare.BatchTally, err error)
+	Post(ctx context.Context, ref fanfare.BatchRef, wanted fanfare.Wanted, messages map[string]fanfare.Message) (posted int, more bool, err error)
 }
 
 // InApp is the provider's name in the records of in-app deliveries.
@@ -46,19 +46,16 @@ func (p *Posting) Send(ctx context.Context, in SendInput) (SendResult, error) {
 	wanted := fanfare.Wanted{Provider: InApp, Limit: postChunk, Locales: locales}
 	stopping := activity.GetWorkerStopChannel(ctx)
 	var why string
-	for more := true; more; {
+	for posted, more := 0, true; posted > 0 || more; {
 		select {
 		case <-stopping:
-			why, more = "the worker is stopping", false
+			why, posted, more = "the worker is stopping", 0, false
 			continue
 		default:
 		}
-		posted, tally, err := p.Poster.Post(ctx, in.Ref, wanted, messages)
-		if err != nil {
+		if posted, more, err = p.Poster.Post(ctx, in.Ref, wanted, messages); err != nil {
 			return SendResult{}, err
 		}
-		// A chunk may hold nobody who is to be sent to, and more wait behind it.
-		more = posted > 0 || !tally.AllClaimed && tally.Publication == fanfare.Running && !tally.Expired
 	}
 	tally, err := tallyOrClose(ctx, p.Tallier, p.Closer, in.Ref)
 	return SendResult{Tally: tally, Why: why}, err

@@ -20,14 +20,14 @@ type inboxes struct {
 	err      error
 }
 
-func (i *inboxes) Post(ctx context.Context, ref fanfare.BatchRef, wanted fanfare.Wanted, messages map[string]fanfare.Message) (int, fanfare.BatchTally, error) {
+func (i *inboxes) Post(ctx context.Context, ref fanfare.BatchRef, wanted fanfare.Wanted, messages map[string]fanfare.Message) (int, bool, error) {
 	if i.before != nil {
 		i.before()
 	}
 	i.wanted, i.messages = append(i.wanted, wanted), messages
 	claim, err := i.ClaimNew(ctx, ref, wanted)
 	if err = errors.Join(err, i.err); err != nil {
-		return 0, fanfare.BatchTally{}, err
+		return 0, false, err
 	}
 	posted := 0
 	for _, call := range claim.Calls {
@@ -36,7 +36,7 @@ func (i *inboxes) Post(ctx context.Context, ref fanfare.BatchRef, wanted fanfare
 			i.recipients[r.Number].state = fanfare.Sent
 		}
 	}
-	return posted, i.tally(), nil
+	return posted, claim.More, nil
 }
 
 func (d *desk) post(i *inboxes) (activities.SendResult, error) {

@@ -23,7 +23,7 @@ type Doubter interface {
 // Prover writes what evidence says of a call, and knows which of a provider's
 // messages are evidence of another.
 type Prover interface {
-	Settle(ctx context.Context, ref fanfare.BatchRef, call fanfare.CallID, r fanfare.Result) (fanfare.BatchTally, error)
+	Settle(ctx context.Context, ref fanfare.BatchRef, call fanfare.CallID, r fanfare.Result) error
 	Unattached(ctx context.Context, messages []string) ([]string, error)
 }
 
@@ -177,7 +177,7 @@ func (r *Reconciling) found(ctx context.Context, d fanfare.Doubt, sighting fanfa
 	if len(sighting.Messages) == 1 {
 		result.ProviderID = sighting.Messages[0]
 	}
-	_, err := r.Prover.Settle(ctx, d.Ref, d.Call, result)
+	err := r.Prover.Settle(ctx, d.Ref, d.Call, result)
 	return err == nil, err
 }
 

@@ -59,9 +59,9 @@ func (b *doubtBook) ApplyPolicy(_ context.Context, d fanfare.Doubt) error {
 	return b.err
 }
 
-func (b *doubtBook) Settle(_ context.Context, ref fanfare.BatchRef, call fanfare.CallID, r fanfare.Result) (fanfare.BatchTally, error) {
+func (b *doubtBook) Settle(_ context.Context, ref fanfare.BatchRef, call fanfare.CallID, r fanfare.Result) error {
 	b.write(func() { b.did, b.settled = append(b.did, fmt.Sprintf("settle %s of batch %d", call, ref.N)), r })
-	return fanfare.BatchTally{}, b.err
+	return b.err
 }
 
 func (b *doubtBook) Unattached(ctx context.Context, messages []string) ([]string, error) {

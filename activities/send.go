@@ -39,7 +39,7 @@ type Claimer interface {
 
 // Settler writes what became of calls.
 type Settler interface {
-	SettleAll(ctx context.Context, ref fanfare.BatchRef, settled []fanfare.Settlement) (fanfare.BatchTally, error)
+	SettleAll(ctx context.Context, ref fanfare.BatchRef, settled []fanfare.Settlement) error
 	DoubtLapsed(ctx context.Context, ref fanfare.BatchRef) (fanfare.BatchTally, error)
 }
 

@@ -90,6 +90,5 @@ func (r *run) trySettle(ctx context.Context, all []*settling) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, settleTry)
 	defer cancel()
-	_, err := r.Settler.SettleAll(ctx, r.in.Ref, settled)
-	return err
+	return r.Settler.SettleAll(ctx, r.in.Ref, settled)
 }

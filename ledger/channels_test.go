@@ -46,9 +46,8 @@ func (w *world) singles(ref fanfare.BatchRef, limit int) []fanfare.ClaimedCall {
 
 func (w *world) settleAll(ref fanfare.BatchRef, all ...fanfare.Settlement) fanfare.BatchTally {
 	w.t.Helper()
-	tally, err := w.SettleAll(w.t.Context(), ref, all)
-	require.NoError(w.t, err)
-	return tally
+	require.NoError(w.t, w.SettleAll(w.t.Context(), ref, all))
+	return w.tally(ref)
 }
 
 func phoned(i int) fanfare.Subscriber {

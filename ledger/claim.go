@@ -28,7 +28,7 @@ func (l *Ledger) claim(ctx context.Context, ref fanfare.BatchRef, sql string, wa
 	var claim fanfare.Claim
 	b := &pgx.Batch{}
 	queueClaim(b, ref, sql, wanted, &claim, within...)
-	queueTally(b, ref, &claim.Tally)
+	queueMore(b, ref, &claim.More)
 	if err := l.pipeline(ctx, b); err != nil {
 		return fanfare.Claim{}, failed("claim "+ref.WorkflowID(), err)
 	}
@@ -45,7 +45,7 @@ func queueClaim(b *pgx.Batch, ref fanfare.BatchRef, sql string, wanted fanfare.W
 	args := append([]any{ref.Publication, ref.Channel, ref.N, wanted.Limit, wanted.Provider, seconds(beginWithin), seconds(callWithin), wanted.Single, locales}, within...)
 	b.Queue(`SELECT pg_advisory_xact_lock_shared(` + sharingLock + `)`)
 	b.Queue(enterGateSQL, ref.Publication)
-	b.Queue(lockBatchSQL, ref.Publication, ref.Channel, ref.N)
+	queueLock(b, ref)
 	b.Queue(sql, args...).Query(func(rows pgx.Rows) error {
 		var call fanfare.ClaimedCall
 		var r fanfare.Claimed
@@ -74,6 +74,10 @@ func addClaimed(claim *fanfare.Claim, call fanfare.ClaimedCall, r fanfare.Claime
 const enterGateSQL = `SELECT pg_advisory_xact_lock_shared(` + gateLock + `)`
 
 const lockBatchSQL = `SELECT FROM batches WHERE publication_id = $1 AND channel = $2 AND n = $3 FOR UPDATE`
+
+func queueLock(b *pgx.Batch, ref fanfare.BatchRef) {
+	b.Queue(lockBatchSQL, ref.Publication, ref.Channel, ref.N).QueryRow(func(row pgx.Row) error { return found(ref, row.Scan()) })
+}
 
 // The parts of a claim. $1 publication, $2 channel, $3 batch, $4 limit,
 // $5 provider, $6 and $7 the spans of the lease, $8 whether each recipient gets a call
@@ -254,7 +258,17 @@ func claimSQL(members, write string) map[fanfare.Channel]string {
 	return statements
 }
 
-// Tally reads where a batch stands.
+// queueMore asks whether there is anybody left to claim who has no row. It is all that a
+// claim needs to know of its batch: a tally reads the batch's calls.
+func queueMore(b *pgx.Batch, ref fanfare.BatchRef, more *bool) {
+	b.Queue(`
+		SELECT b.claimed_through < b.last_number AND p.state = 'running' AND p.expires_at > clock_timestamp()
+		FROM batches b JOIN publications p USING (publication_id)
+		WHERE b.publication_id = $1 AND b.channel = $2 AND b.n = $3`, ref.Publication, ref.Channel, ref.N).QueryRow(func(row pgx.Row) error { return row.Scan(more) })
+}
+
+// Tally reads where a batch stands. It looks through the batch's calls for one that is
+// open, and is not for every claim.
 func (l *Ledger) Tally(ctx context.Context, ref fanfare.BatchRef) (fanfare.BatchTally, error) {
 	var t fanfare.BatchTally
 	b := &pgx.Batch{}
@@ -280,13 +294,17 @@ func queueTally(b *pgx.Batch, ref fanfare.BatchRef, t *fanfare.BatchTally) {
 		c := &t.Totals
 		err := row.Scan(&t.Publication, &expired, &t.AllClaimed, &c.Intended, &c.Pending, &c.Sending, &c.InDoubt,
 			&c.Sent, &c.Delivered, &c.Failed, &c.Skipped, &c.Dead, &due, &lapse)
-		if errors.Is(err, pgx.ErrNoRows) {
-			return fmt.Errorf("batch %s: %w", ref.WorkflowID(), fanfare.ErrNotFound)
-		}
 		t.Expired = expired && !t.Publication.Stopped()
 		t.NextDue, t.NextLapse = spanOf(due), spanOf(lapse)
-		return err
+		return found(ref, err)
 	})
+}
+
+func found(ref fanfare.BatchRef, err error) error {
+	if errors.Is(err, pgx.ErrNoRows) {
+		return fmt.Errorf("batch %s: %w", ref.WorkflowID(), fanfare.ErrNotFound)
+	}
+	return err
 }
 
 // spanOf turns seconds from now into a span; nil stays nil, the past is zero.

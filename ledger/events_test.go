@@ -732,7 +732,7 @@ func (w *world) sendWithEvents(ref fanfare.BatchRef, skip, owners int, pool *poo
 			if kind == "" {
 				continue // the worker dies before it settles
 			}
-			if _, err := w.Settle(ctx, ref, c.Call, result(kind)); err != nil {
+			if err := w.Settle(ctx, ref, c.Call, result(kind)); err != nil {
 				return err
 			}
 		}

@@ -298,7 +298,13 @@ func (w *world) settle(ref fanfare.BatchRef, call fanfare.CallID, kind fanfare.O
 
 func (w *world) settleWith(ref fanfare.BatchRef, call fanfare.CallID, r fanfare.Result) fanfare.BatchTally {
 	w.t.Helper()
-	tally, err := w.Settle(w.t.Context(), ref, call, r)
+	require.NoError(w.t, w.Settle(w.t.Context(), ref, call, r))
+	return w.tally(ref)
+}
+
+func (w *world) tally(ref fanfare.BatchRef) fanfare.BatchTally {
+	w.t.Helper()
+	tally, err := w.Tally(w.t.Context(), ref)
 	require.NoError(w.t, err)
 	return tally
 }
@@ -389,7 +395,7 @@ func (w *world) send(ref fanfare.BatchRef, chunk int) error {
 		if err != nil || len(c.Recipients) == 0 {
 			return err
 		}
-		if _, err := w.Settle(w.t.Context(), ref, c.Call, result(fanfare.OutcomeAccepted)); err != nil {
+		if err := w.Settle(w.t.Context(), ref, c.Call, result(fanfare.OutcomeAccepted)); err != nil {
 			return err
 		}
 	}

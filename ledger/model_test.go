@@ -222,8 +222,7 @@ func (m *model) settle(t *rapid.T) {
 		}
 		all, named = append(all, fanfare.Settlement{Call: m.calls[n].id, Result: r}), append(named, own)
 	}
-	_, err := m.w.SettleAll(m.w.t.Context(), m.ref, all)
-	require.NoError(t, err)
+	require.NoError(t, m.w.SettleAll(m.w.t.Context(), m.ref, all))
 	for _, accepted := range []bool{true, false} { // those first
 		for i, n := range places {
 			if kind := all[i].Result.Outcome.Kind; (kind == fanfare.OutcomeAccepted) == accepted {
@@ -327,8 +326,7 @@ func (m *model) prove(t *rapid.T) {
 	n := rapid.IntRange(0, len(m.calls)-1).Draw(t, "call")
 	r := result(fanfare.OutcomeAccepted)
 	r.Evidence = "an event"
-	_, err := m.w.Settle(m.w.t.Context(), m.ref, m.calls[n].id, r)
-	require.NoError(t, err)
+	require.NoError(t, m.w.Settle(m.w.t.Context(), m.ref, m.calls[n].id, r))
 	m.proven(n)
 }
 

@@ -16,9 +16,8 @@ import (
 // many who have no row yet.
 //
 // messages are by locale, those of wanted.Locales, or under "" the one for all.
-// posted is how many were claimed; nobody may have been although the batch is not all claimed,
-// when nobody in a chunk was to be sent to.
-func (l *Ledger) Post(ctx context.Context, ref fanfare.BatchRef, wanted fanfare.Wanted, messages map[string]fanfare.Message) (posted int, tally fanfare.BatchTally, err error) {
+// posted is how many were claimed, and more is Claim.More.
+func (l *Ledger) Post(ctx context.Context, ref fanfare.BatchRef, wanted fanfare.Wanted, messages map[string]fanfare.Message) (posted int, more bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, pipelineWithin)
 	defer cancel()
 	err = l.transact(ctx, func(tx pgx.Tx) error {
@@ -36,13 +35,13 @@ func (l *Ledger) Post(ctx context.Context, ref fanfare.BatchRef, wanted fanfare.
 			}
 			l.queueSettle(rest, ref, accepted(calls), nil)
 		}
-		queueTally(rest, ref, &tally)
+		queueMore(rest, ref, &more)
 		return tx.SendBatch(ctx, rest).Close()
 	})
 	if err != nil {
-		return 0, fanfare.BatchTally{}, failed("post "+ref.WorkflowID(), err)
+		return 0, false, failed("post "+ref.WorkflowID(), err)
 	}
-	return posted, tally, nil
+	return posted, more, nil
 }
 
 // maxNumber is no subscriber's number, and behind all of them.

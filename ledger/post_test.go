@@ -42,9 +42,9 @@ func saying(title string) map[string]fanfare.Message {
 // tryPost posts a whole batch, chunk by chunk.
 func (w *world) tryPost(ref fanfare.BatchRef, chunk int, title string) (posted int, err error) {
 	for {
-		n, tally, err := w.Post(w.t.Context(), ref, inboxWanted(chunk), saying(title))
+		n, more, err := w.Post(w.t.Context(), ref, inboxWanted(chunk), saying(title))
 		posted += n
-		if err != nil || tally.AllClaimed {
+		if err != nil || !more {
 			return posted, err
 		}
 	}
@@ -89,11 +89,11 @@ func TestPostWritesAndSettlesAtOnce(t *testing.T) {
 	w.subscribed(5)
 	ref := w.posting("article-1", 100)
 	w.unsubscribe(2)
-	posted, tally, err := w.Post(t.Context(), ref, inboxWanted(3), saying("Tides"))
+	posted, more, err := w.Post(t.Context(), ref, inboxWanted(3), saying("Tides"))
 	require.NoError(t, err)
 	require.Equal(t, 2, posted)
-	require.Equal(t, fanfare.Totals{Intended: 5, Pending: 2, Sent: 2, Skipped: 1}, tally.Totals)
-	require.False(t, tally.AllClaimed)
+	require.Equal(t, fanfare.Totals{Intended: 5, Pending: 2, Sent: 2, Skipped: 1}, w.tally(ref).Totals)
+	require.True(t, more)
 	require.Equal(t, 2, w.post(ref, 3, "Tides"))
 	require.Zero(t, w.post(ref, 3, "Tides"), "again posts nothing")
 
@@ -122,10 +122,11 @@ func TestPostWritesInTheReadersLocale(t *testing.T) {
 	})
 	ref := w.posting("article-1", 100)
 	messages := map[string]fanfare.Message{"en": {Subject: "Tides"}, "es": {Subject: "Mareas"}, "pt-br": {Subject: "Marés"}, "pt": {Subject: "never read"}}
-	posted, tally, err := w.Post(t.Context(), ref, inboxWanted(100, "en", "es", "pt-br", "pt"), messages)
+	posted, more, err := w.Post(t.Context(), ref, inboxWanted(100, "en", "es", "pt-br", "pt"), messages)
 	require.NoError(t, err)
 	require.Equal(t, len(locales), posted)
-	require.True(t, tally.Done())
+	require.False(t, more)
+	require.True(t, w.tally(ref).Done())
 	for i, want := range []string{"Tides", "Mareas", "Mareas", "Marés", "Tides", "Tides"} {
 		require.Equal(t, []string{want}, titles(w.inbox(i+1, "")), locales[i])
 	}
@@ -180,10 +181,11 @@ func TestNothingIsPostedWhilePausedOrAfterCancel(t *testing.T) {
 	for _, stop := range []func(context.Context, fanfare.PublicationID) (fanfare.Publication, error){w.Pause, w.Cancel} {
 		_, err := stop(t.Context(), ref.Publication)
 		require.NoError(t, err)
-		posted, tally, err := w.Post(t.Context(), ref, inboxWanted(100), saying("Tides"))
+		posted, more, err := w.Post(t.Context(), ref, inboxWanted(100), saying("Tides"))
 		require.NoError(t, err)
 		require.Zero(t, posted)
-		require.EqualValues(t, 3, tally.Totals.Pending)
+		require.False(t, more)
+		require.EqualValues(t, 3, w.tally(ref).Totals.Pending)
 	}
 	require.Zero(t, one[int](w, `SELECT count(*) FROM inbox_items`))
 }

@@ -12,7 +12,7 @@ import (
 )
 
 // Settle writes what became of one call: see SettleAll.
-func (l *Ledger) Settle(ctx context.Context, ref fanfare.BatchRef, call fanfare.CallID, r fanfare.Result) (fanfare.BatchTally, error) {
+func (l *Ledger) Settle(ctx context.Context, ref fanfare.BatchRef, call fanfare.CallID, r fanfare.Result) error {
 	return l.SettleAll(ctx, ref, []fanfare.Settlement{{Call: call, Result: r}})
 }
 
@@ -25,13 +25,11 @@ func (l *Ledger) Settle(ctx context.Context, ref fanfare.BatchRef, call fanfare.
 // Settling again changes nothing, except that a result that is known takes the
 // place of one that was in doubt, and proof the place of every other. What comes
 // too late for a delivery that another call may be sending stays on the call's record.
-func (l *Ledger) SettleAll(ctx context.Context, ref fanfare.BatchRef, settled []fanfare.Settlement) (fanfare.BatchTally, error) {
-	var tally fanfare.BatchTally
+func (l *Ledger) SettleAll(ctx context.Context, ref fanfare.BatchRef, settled []fanfare.Settlement) error {
 	b := &pgx.Batch{}
-	b.Queue(lockBatchSQL, ref.Publication, ref.Channel, ref.N)
+	queueLock(b, ref)
 	l.queueSettle(b, ref, settled, nil)
-	queueTally(b, ref, &tally)
-	return tally, failed(fmt.Sprintf("settle %d calls of %s", len(settled), ref.WorkflowID()), l.pipeline(ctx, b))
+	return failed(fmt.Sprintf("settle %d calls of %s", len(settled), ref.WorkflowID()), l.pipeline(ctx, b))
 }
 
 // queueSettle queues the statements that settle calls, each of them once. ended
@@ -160,6 +158,8 @@ WITH result AS MATERIALIZED (
     provider_id = COALESCE(r.provider_id, c.provider_id), evidence = COALESCE(r.evidence, c.evidence), devices = COALESCE(r.devices::jsonb, c.devices)
   FROM result r
   WHERE c.publication_id = $1 AND c.call_id = r.call_id AND c.channel = $2 AND c.batch = $3
+    -- Calls that end together began together. Without a range a hash join reads all of the batch.
+    AND c.call_id >= (SELECT call_id FROM result ORDER BY call_id LIMIT 1) AND c.call_id <= (SELECT call_id FROM result ORDER BY call_id DESC LIMIT 1)
     AND (c.outcome IS NULL OR c.outcome = 'ambiguous' AND r.outcome <> 'ambiguous'
       -- Proof outranks an answer that said otherwise.
       OR r.outcome = 'accepted' AND r.evidence IS NOT NULL AND c.outcome <> 'accepted')
@@ -209,7 +209,9 @@ DELETE FROM doubts WHERE publication_id = $1 AND call_id IN (SELECT call_id FROM
 const reachedBeforeSQL = `
 WITH call AS MATERIALIZED (
   SELECT min(c.first_number) AS first, max(c.last_number) AS last, array_agg(c.call_id) AS calls
-  FROM unnest($4::uuid[], $5::text[]) AS r (call_id, outcome) JOIN calls c ON c.publication_id = $1 AND c.call_id = r.call_id WHERE r.outcome <> 'accepted'
+  FROM unnest($4::uuid[], $5::text[]) AS r (call_id, outcome) CROSS JOIN LATERAL (
+    SELECT c.call_id, c.first_number, c.last_number FROM calls c WHERE c.publication_id = $1 AND c.call_id = r.call_id OFFSET 0) c
+  WHERE r.outcome <> 'accepted'
 ), reached AS MATERIALIZED (
   SELECT d.subscriber_number, d.call_id AS held_by, (SELECT a.call_id FROM attempts a JOIN calls c USING (publication_id, call_id)
     WHERE a.publication_id = $1 AND a.subscriber_number = d.subscriber_number AND a.channel = $2 AND a.call_id <> d.call_id
@@ -235,8 +237,9 @@ WHERE d.publication_id = $1 AND d.channel = $2
 const proveSQL = `
 WITH proven AS MATERIALIZED (
   SELECT min(c.first_number) AS first, max(c.last_number) AS last, array_agg(c.call_id) AS calls
-  FROM unnest($4::uuid[], $5::text[], $6::text[]) AS r (call_id, outcome, evidence)
-  JOIN calls c ON c.publication_id = $1 AND c.call_id = r.call_id AND c.outcome = 'accepted' WHERE r.outcome = 'accepted' AND r.evidence IS NOT NULL
+  FROM unnest($4::uuid[], $5::text[], $6::text[]) AS r (call_id, outcome, evidence) CROSS JOIN LATERAL (
+    SELECT c.call_id, c.first_number, c.last_number FROM calls c WHERE c.publication_id = $1 AND c.call_id = r.call_id AND c.outcome = 'accepted' OFFSET 0) c
+  WHERE r.outcome = 'accepted' AND r.evidence IS NOT NULL
 ), reached AS MATERIALIZED (
   SELECT d.subscriber_number, (SELECT a.call_id FROM attempts a WHERE a.publication_id = $1 AND a.subscriber_number = d.subscriber_number AND a.channel = $2
     AND a.call_id = ANY ((SELECT calls FROM proven)::uuid[]) AND a.call_id <> d.call_id AND a.outcome <> 'rejected' ORDER BY a.call_id LIMIT 1) AS call_id

@@ -259,7 +259,7 @@ func TestASettleOfAnotherBatchMovesNothing(t *testing.T) {
 	require.Equal(t, "sending", w.state(ref, 1))
 	w.settle(ref, c.Call, fanfare.OutcomeAccepted)
 	require.Equal(t, "sent", w.state(ref, 1), "the right settle still works")
-	_, err := w.Settle(t.Context(), fanfare.BatchRef{Publication: ref.Publication, Channel: fanfare.Email, N: 9}, c.Call, result(fanfare.OutcomeAccepted))
+	err := w.Settle(t.Context(), fanfare.BatchRef{Publication: ref.Publication, Channel: fanfare.Email, N: 9}, c.Call, result(fanfare.OutcomeAccepted))
 	require.ErrorIs(t, err, fanfare.ErrNotFound)
 }
 
@@ -325,7 +325,7 @@ func (w *world) anything(random *rand.Rand, ref fanfare.BatchRef, mu *sync.Mutex
 		open := calls[ref]
 		mu.Unlock()
 		if len(open) > 0 {
-			_, err = w.Settle(ctx, ref, open[random.IntN(len(open))], result(kinds[random.IntN(len(kinds))]))
+			err = w.Settle(ctx, ref, open[random.IntN(len(open))], result(kinds[random.IntN(len(kinds))]))
 		}
 	case 9:
 		_, err = w.DoubtLapsed(ctx, ref)
