@@ -12,16 +12,44 @@ import (
 	"github.com/osteele/liquid/values"
 )
 
+// place is where something stands in the data, or would. It becomes text only where that
+// is asked for: in data that is deep, the text of every place is more than the data.
+type place struct {
+	up    *place // nil: a variable
+	name  string // of a field
+	index int    // of an item, where there is no name
+}
+
+// text writes the place as people do, items[1].url. Names that the template does not
+// use itself are data, which may be somebody's, and left out.
+func (p *place) text(used map[string]bool) string {
+	var steps []string
+	for ; p != nil; p = p.up {
+		switch {
+		case p.up == nil:
+			steps = append(steps, p.name)
+		case p.name == "":
+			steps = append(steps, fmt.Sprintf("[%d]", p.index))
+		case !used[p.name]:
+			steps = append(steps, "[…]")
+		default:
+			steps = append(steps, "."+p.name)
+		}
+	}
+	slices.Reverse(steps)
+	return strings.Join(steps, "")
+}
+
 // absent stands for a variable that the data does not have. Reading it is noted, and
 // gives nothing.
 type absent struct {
-	run  *run
-	name string
+	run *run
+	at  *place
 }
 
 // ToLiquid is called by the library whenever the variable is read.
 func (a absent) ToLiquid() any {
-	a.run.touched = append(a.run.touched, a.name)
+	a.run.touched = append(a.run.touched, a.at)
 	return nil
 }
 
@@ -42,13 +70,13 @@ func (b beginning) ToLiquid() any {
 // the same every time.
 type object struct {
 	run    *run
-	path   string
+	at     *place
 	names  []string // sorted
 	fields map[string]any
 }
 
 // bind makes of a value of the data what templates work with.
-func (r *run) bind(path string, value any) any {
+func (r *run) bind(at *place, value any) any {
 	switch v := value.(type) {
 	case string:
 		return sanitised(v)
@@ -59,18 +87,18 @@ func (r *run) bind(path string, value any) any {
 		}
 		return v
 	case map[string]any:
-		o := &object{run: r, path: path, fields: make(map[string]any, len(v))}
+		o := &object{run: r, at: at, fields: make(map[string]any, len(v))}
 		for _, name := range slices.Sorted(maps.Keys(v)) {
 			if v[name] != nil { // null counts as left out
 				o.names = append(o.names, name)
-				o.fields[name] = r.bind(path+"."+name, v[name])
+				o.fields[name] = r.bind(&place{up: at, name: name}, v[name])
 			}
 		}
 		return o
 	case []any:
 		list := make([]any, len(v))
 		for i := range v {
-			list[i] = r.bind(fmt.Sprintf("%s[%d]", path, i), v[i])
+			list[i] = r.bind(&place{up: at, index: i}, v[i])
 		}
 		return list
 	default:
@@ -114,6 +142,9 @@ func (o *object) Contains(name values.Value) bool {
 // IndexValue reads a field.
 func (o *object) IndexValue(name values.Value) values.Value { return o.PropertyValue(name) }
 
+// text is what the object is called.
+func (o *object) text() string { return o.at.text(o.run.used) }
+
 // PropertyValue reads a field, or the number of fields.
 func (o *object) PropertyValue(name values.Value) values.Value {
 	key, ok := name.Interface().(string)
@@ -124,7 +155,7 @@ func (o *object) PropertyValue(name values.Value) values.Value {
 	case key == "size":
 		return values.ValueOf(len(o.names))
 	case ok:
-		o.run.touched = append(o.run.touched, o.path+"."+key)
+		o.run.touched = append(o.run.touched, &place{up: o.at, name: key})
 	}
 	return values.ValueOf(nil)
 }

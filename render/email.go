@@ -69,15 +69,15 @@ func (e *email) render(topicName string, c fanfare.Content) (fanfare.Message, er
 	return fanfare.Message{Subject: shorten(title, maxSubject, "…"), HTML: asHTML.String(), Text: asText.String()}, nil
 }
 
-// footer is what the default layouts end with, for a template that has no link to
-// unsubscribe.
-func (e *email) footer(name, topicName string) (string, error) {
+// footer is what the default layouts end with, "footer", for a template that has no link to
+// unsubscribe, or of that only the link to the preferences, "preferences".
+func (e *email) footer(name, which, topicName string) (string, error) {
 	var out bytes.Buffer
 	var err error
 	if p := (page{Topic: oneLine(topicName)}); name == "html" {
-		err = e.html.ExecuteTemplate(&out, "footer", p)
+		err = e.html.ExecuteTemplate(&out, which, p)
 	} else {
-		err = e.text.ExecuteTemplate(&out, "footer", p)
+		err = e.text.ExecuteTemplate(&out, which, p)
 	}
 	return out.String(), err
 }

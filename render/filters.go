@@ -104,7 +104,7 @@ func asList(value any) ([]any, error) {
 		}
 		return v, nil
 	case *object:
-		return nil, wrong("takes %s for a list", v.path)
+		return nil, wrong("takes %s for a list", v.text())
 	}
 	list, err := values.Convert(value, listType)
 	if err != nil {

@@ -41,6 +41,8 @@ const (
 	filterCost = 64
 	// maxItems is how long a list may be that a filter works on.
 	maxItems = 10_000
+	// maxMissing is how much that is missing is named: enough to see what is wrong.
+	maxMissing = 100
 )
 
 var (
@@ -68,8 +70,9 @@ type run struct {
 	deadline time.Time
 	rounds   int
 	work     int
-	touched  []string // data that the expression under way asked for and did not find
-	missing  []string // data that was to be put out and is not there
+	used     map[string]bool // the words that stand in the template
+	touched  []*place        // data that the expression under way asked for and did not find
+	missing  []string        // data that was to be put out and is not there
 	faults   []fault
 }
 
@@ -92,13 +95,17 @@ func (r *run) fill(source string, data map[string]any) string {
 		r.fail(err)
 		return ""
 	}
+	r.used = map[string]bool{}
+	for _, word := range anyWord.FindAllString(source, -1) {
+		r.used[word] = true
+	}
 	bound := map[string]any{sentinel: r.begin()}
 	for _, name := range names(source) {
-		bound[name] = absent{r, name}
+		bound[name] = absent{r, &place{name: name}}
 	}
 	for name, value := range data {
 		if value != nil {
-			bound[name] = r.bind(name, value)
+			bound[name] = r.bind(&place{name: name}, value)
 		}
 	}
 	for name, link := range r.links {
@@ -217,18 +224,38 @@ func (r *run) inTime() error {
 	return nil
 }
 
-// checkTag notes what the assignment before it asked for and did not find; with an
-// expression, what that does not find.
+// checkTag notes what the assignment before it asked for and did not find; with the
+// expression that a loop goes through, what that does not find.
 func (r *run) checkTag(ctx engine.Context, expr string) error {
-	if expr != "" {
-		r.touched = nil
-		if _, err := ctx.EvaluateString(expr); err != nil {
-			return err
+	if expr == "" {
+		r.miss()
+		return nil
+	}
+	r.touched = nil
+	var value any
+	err := guarded(func() (err error) {
+		value, err = ctx.EvaluateString(expr)
+		return err
+	})
+	if !r.miss() && err == nil && value == nil {
+		err = wrong("goes through something that has no value")
+	}
+	return err
+}
+
+// miss notes that what was asked for and not found is missing, if anything was.
+func (r *run) miss() bool {
+	touched := r.touched
+	r.touched = nil
+	for _, at := range touched {
+		if len(r.missing) == maxMissing {
+			break
+		}
+		if path := at.text(r.used); !slices.Contains(r.missing, path) {
+			r.missing = append(r.missing, path)
 		}
 	}
-	r.missing = append(r.missing, r.touched...)
-	r.touched = nil
-	return nil
+	return len(touched) > 0
 }
 
 // capture is Liquid's own, bounded; what it takes up is escaped already.
@@ -283,10 +310,7 @@ func (r *run) out(_, value any, line int) (string, error) {
 	if err := r.spend(filterCost); err != nil {
 		return "", err
 	}
-	touched := r.touched
-	r.touched = nil
-	if len(touched) > 0 {
-		r.missing = append(r.missing, touched...)
+	if r.miss() {
 		return "", nil
 	}
 	if value == nil {
@@ -331,7 +355,7 @@ func (r *run) write(b *strings.Builder, value any) error {
 			}
 		}
 	case *object:
-		return wrong("puts out %s, which has fields: name one of them", v.path)
+		return wrong("puts out %s, which has fields: name one of them", v.text())
 	default:
 		return wrong("puts out something that is no text")
 	}
@@ -341,12 +365,16 @@ func (r *run) write(b *strings.Builder, value any) error {
 var (
 	identifier = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_-]*$`)
 	// words are what may be a variable's name in an expression, and texts, which hold none.
-	words = regexp.MustCompile(`"[^"]*"|'[^']*'|\.?[A-Za-z_][A-Za-z0-9_-]*\??`)
+	words = regexp.MustCompile(`"[^"]*"|'[^']*'|\.{0,2}[A-Za-z_][A-Za-z0-9_-]*\??`)
 	// used finds the names of filters.
 	used = regexp.MustCompile(`"[^"]*"|'[^']*'|\|\s*([A-Za-z_][A-Za-z0-9_-]*)`)
-	// looped finds what a loop goes through, where that has a name.
-	looped = regexp.MustCompile(`^\s*[A-Za-z_][A-Za-z0-9_-]*\s+in\s+([A-Za-z_][A-Za-z0-9_-]*(?:\.[A-Za-z_][A-Za-z0-9_-]*|\[\d+\])*)`)
-	opened = regexp.MustCompile(`\{\{|\{%`)
+	// anyWord is what may be a name, wherever it stands.
+	anyWord = regexp.MustCompile(`[A-Za-z0-9_-]+`)
+	// looped finds what a loop goes through and how, and modified where the how begins.
+	looped   = regexp.MustCompile(`(?s)^\s*[A-Za-z_][A-Za-z0-9_-]*\s+in\s+(.*)$`)
+	modified = regexp.MustCompile(`\s(?:reversed\b|(?:limit|offset|cols)\s*:)`)
+	quoted   = regexp.MustCompile(`"[^"]*"|'[^']*'`)
+	opened   = regexp.MustCompile(`\{\{|\{%`)
 	// preamble is what the library puts before its own errors.
 	preamble = regexp.MustCompile(`^Liquid error(?: \(line \d+\))?: `)
 )
@@ -361,6 +389,7 @@ func names(source string) []string {
 	found := map[string]bool{}
 	for _, token := range parser.Scan(source, lineOne, nil) {
 		for _, word := range words.FindAllString(token.Args, -1) {
+			word = strings.TrimPrefix(word, "..") // the end of a range
 			// The library itself asks whether there is a forloop.
 			if strings.Trim(word[:1], `."'`) != "" && word != "forloop" {
 				found[word] = true
@@ -473,8 +502,8 @@ func rewriteTag(b *strings.Builder, token parser.Token) (verbatim string) {
 		b.WriteString(token.Source)
 		return token.Name
 	case "for", "tablerow":
-		if through := looped.FindStringSubmatch(token.Args); through != nil {
-			fmt.Fprintf(b, "{%%_check %s%%}", through[1])
+		if through := goesThrough(token.Args); through != "" {
+			fmt.Fprintf(b, "{%%_check %s%%}", through)
 		}
 		b.WriteString(token.Source + "{%_round%}")
 	case "assign":
@@ -487,6 +516,39 @@ func rewriteTag(b *strings.Builder, token parser.Token) (verbatim string) {
 	return ""
 }
 
+// goesThrough is what a loop goes through, of the arguments of its tag.
+func goesThrough(args string) string {
+	found := looped.FindStringSubmatch(args)
+	if found == nil {
+		return ""
+	}
+	through := found[1]
+	masked := quoted.ReplaceAllStringFunc(through, func(text string) string { return strings.Repeat("x", len(text)) })
+	if how := modified.FindStringIndex(masked); how != nil {
+		through = through[:how[0]]
+	}
+	return strings.ReplaceAll(through, "\n", " ") // no line is added
+}
+
+const (
+	linkBegins = "https://"
+	linkEnds   = ".invalid/"
+	// linkPiece is how many letters of a link in a row are no accident.
+	linkPiece = 8
+)
+
 // newLink is what stands for a URL until the text is done: plain letters, which
 // escaping leaves as they are.
-func newLink() string { return "https://" + strings.ToLower(rand.Text()) + ".invalid/" }
+func newLink() string { return linkBegins + strings.ToLower(rand.Text()) + linkEnds }
+
+// changed reports whether a text holds a piece of a link that is not the whole.
+func changed(text, link string) bool {
+	text = strings.ToLower(strings.ReplaceAll(text, link, ""))
+	letters := strings.TrimSuffix(strings.TrimPrefix(link, linkBegins), linkEnds)
+	for i := range len(letters) - linkPiece + 1 {
+		if strings.Contains(text, letters[i:i+linkPiece]) {
+			return true
+		}
+	}
+	return false
+}

@@ -258,13 +258,20 @@ func (f *filling) part(name, source string) string {
 		return ""
 	}
 	run := newRun(name == "html")
-	run.links = f.links
+	if name != "subject" { // which goes to all recipients as it is
+		run.links = f.links
+	}
 	out := disarm(run.fill(source, f.data))
+	for variable, link := range run.links {
+		if changed(out, link) {
+			f.add("content.template", fmt.Sprintf("%s %s: changes %s, which must stand as it is", f.channel, name, variable))
+		}
+	}
 	for _, path := range run.missing {
 		root, _, _ := strings.Cut(path, ".")
 		switch {
 		case slices.Contains(given, root) && !strings.HasPrefix(path, root+"."):
-			f.add("content.template", fmt.Sprintf("%s %s: there is no %s on this channel", f.channel, name, path))
+			f.add("content.template", fmt.Sprintf("%s %s: there is no %s here", f.channel, name, path))
 		case slices.Contains(given, root):
 			f.add("content.template", fmt.Sprintf("%s %s: there is no %s", f.channel, name, path))
 		default:
@@ -277,21 +284,26 @@ func (f *filling) part(name, source string) string {
 	return out
 }
 
-// withFooter puts the tags where their variables stood, and the standard footer into an
-// email that has no link to unsubscribe.
+// withFooter puts the tags where their variables stood, and the standard footer, or what
+// is left of it, into an email that has no link to unsubscribe or none to the preferences.
 func (f *filling) withFooter(name, out string) string {
 	if out == "" {
 		return ""
 	}
-	tags := strings.NewReplacer(f.links["unsubscribe_url"], fanfare.UnsubscribeTag, f.links["preferences_url"], fanfare.PreferencesTag)
-	if strings.Contains(out, f.links["unsubscribe_url"]) {
-		return tags.Replace(out)
+	leave, prefer := f.links["unsubscribe_url"], f.links["preferences_url"]
+	which := "footer"
+	if strings.Contains(out, leave) {
+		which = "preferences"
 	}
-	footer, err := f.renderer.email.footer(name, f.a.TopicName)
+	whole := which != "footer" && strings.Contains(out, prefer)
+	out = strings.NewReplacer(leave, fanfare.UnsubscribeTag, prefer, fanfare.PreferencesTag).Replace(out)
+	if whole {
+		return out
+	}
+	footer, err := f.renderer.email.footer(name, which, f.a.TopicName)
 	if err != nil {
 		f.add("content.template", "the footer cannot be rendered")
 	}
-	out = tags.Replace(out)
 	if name == "text" {
 		return strings.TrimRight(out, "\n") + "\n\n" + footer
 	}

@@ -2,6 +2,7 @@ package render_test
 
 import (
 	"fmt"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -191,7 +192,7 @@ func TestTemplateOfEmailHasItsLinks(t *testing.T) {
 	m, err := render.New().Render(fanfare.Email, a, "")
 	require.NoError(t, err)
 	require.Equal(t, `<a href="`+fanfare.UnsubscribeTag+`">no</a> <a href="`+fanfare.PreferencesTag+`">some</a>`, m.HTML)
-	require.Equal(t, "Stop: "+fanfare.UnsubscribeTag, m.Text)
+	require.Equal(t, "Stop: "+fanfare.UnsubscribeTag+"\n\n--\nPreferences: "+fanfare.PreferencesTag+"\n", m.Text)
 
 	// Without a link, the footer of the default layout is added.
 	for source, around := range map[string][2]string{
@@ -399,5 +400,129 @@ func BenchmarkTemplate(b *testing.B) {
 		if _, err := r.Render(fanfare.Email, a, "en"); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// A link that a filter changed would be a dead one, on the button by which people leave.
+func TestTemplateLinksStandAsTheyAre(t *testing.T) {
+	t.Parallel()
+	a := announce(fanfare.Content{Template: "article"})
+	for source, want := range map[string]string{
+		"{{ unsubscribe_url | upcase }}":                          "unsubscribe_url",
+		"{{ unsubscribe_url | url_encode }}":                      "unsubscribe_url",
+		"{{ preferences_url | slice: 8, 12 }}":                    "preferences_url",
+		"{{ unsubscribe_url | truncate: 25 }}":                    "unsubscribe_url",
+		"{{ unsubscribe_url | replace: 'https', 'http' }}":        "unsubscribe_url",
+		"{{ unsubscribe_url | split: '/' | last | append: '/' }}": "unsubscribe_url",
+	} {
+		for _, text := range []fanfare.TemplateText{{Subject: "S", Text: source}, {Subject: "S", HTML: source}} {
+			a.Template = template(fanfare.Email, texts{"en": text})
+			_, err := render.New().Render(fanfare.Email, a, "")
+			require.ErrorIs(t, err, fanfare.ErrInvalid, source)
+			require.ErrorContains(t, err, "changes "+want+", which must stand as it is", source)
+		}
+	}
+	for _, source := range []string{
+		"{{ unsubscribe_url }}?from=mail", "{{ unsubscribe_url | append: '?from=mail' }}", "{{ unsubscribe_url | strip }}",
+		"{% if unsubscribe_url %}{% assign u = unsubscribe_url %}{{ u }}{% endif %}", "{% capture u %}<{{ unsubscribe_url }}>{% endcapture %}{{ u }}",
+	} {
+		a.Template = template(fanfare.Email, texts{"en": {Subject: "S", Text: source}})
+		m, err := render.New().Render(fanfare.Email, a, "")
+		require.NoError(t, err, source)
+		require.Contains(t, m.Text, fanfare.UnsubscribeTag, source)
+	}
+	// A subject has no place for one.
+	a.Template = template(fanfare.Email, texts{"en": {Subject: "{{ unsubscribe_url }}", Text: "x"}})
+	_, err := render.New().Render(fanfare.Email, a, "")
+	require.ErrorContains(t, err, "email subject: there is no unsubscribe_url")
+}
+
+// Whoever forgets one of the links gets it from the footer.
+func TestTemplateOfEmailHasBothLinks(t *testing.T) {
+	t.Parallel()
+	a := announce(fanfare.Content{Template: "article"})
+	for _, source := range []string{"x", "{{ unsubscribe_url }}", "{{ preferences_url }}", "{{ unsubscribe_url }} {{ preferences_url }}"} {
+		a.Template = template(fanfare.Email, texts{"en": {Subject: "S", HTML: "<body>" + source + "</body>", Text: source}})
+		m, err := render.New().Render(fanfare.Email, a, "")
+		require.NoError(t, err, source)
+		for _, out := range []string{m.HTML, m.Text} {
+			require.Contains(t, out, fanfare.UnsubscribeTag, source)
+			require.Contains(t, out, fanfare.PreferencesTag, source)
+		}
+		require.True(t, strings.HasSuffix(m.HTML, "</body>"), source)
+	}
+}
+
+// A loop through nothing is no empty loop, however its list is named.
+func TestTemplateNamesWhatALoopMisses(t *testing.T) {
+	t.Parallel()
+	for source, want := range map[string]string{
+		"{% for i in author['nope'] %}x{% endfor %}y":                            "content.data.author.nope",
+		`{% for i in author["nope"] reversed limit: 1 %}x{% endfor %}y`:          "content.data.author.nope",
+		"{% for i in items[0].tags offset: 1 %}x{% endfor %}y":                   "content.data.items[0].tags",
+		"{% for i in items[9].tags %}x{% endfor %}y":                             "content.template",
+		"{% for i in items[9] %}x{% endfor %}y":                                  "content.template",
+		"{% for i in who.list | sort %}x{% endfor %}y":                           "content.data.who",
+		"{% for i in (1..who) %}x{% endfor %}y":                                  "content.data.who",
+		"{% tablerow i in author['nope'] cols: 2 %}x{% endtablerow %}y":          "content.data.author.nope",
+		"{% for a in items %}{% for b in a['nope'] %}x{% endfor %}{% endfor %}y": "content.data.items[0].nope",
+	} {
+		_, err := filled(source, data())
+		var invalid *fanfare.InvalidError
+		require.ErrorAs(t, err, &invalid, source)
+		require.Equal(t, want, invalid.Violations[0].Field, source)
+	}
+}
+
+// What is missing in each of many items is said for some of them.
+func TestTemplateNamesWhatIsMissingAndEnds(t *testing.T) {
+	t.Parallel()
+	many := make([]any, 5_000)
+	for i := range many {
+		many[i] = map[string]any{"n": float64(i)}
+	}
+	began := time.Now()
+	_, err := filled("{% for i in many %}{{ i.url }}{% endfor %}x", map[string]any{"many": many})
+	var invalid *fanfare.InvalidError
+	require.ErrorAs(t, err, &invalid)
+	require.Equal(t, fanfare.Violation{Field: "content.data.many[0].url", Detail: "is missing"}, invalid.Violations[0])
+	require.Len(t, invalid.Violations, 100)
+	require.Less(t, time.Since(began), 5*time.Second)
+}
+
+// Data that is deep and wide costs what it has, and not that times its depth.
+func TestTemplateBearsDeepData(t *testing.T) {
+	t.Parallel()
+	wide := make([]any, 20_000)
+	for i := range wide {
+		wide[i] = map[string]any{}
+	}
+	deep := any(wide)
+	for range 2000 {
+		deep = map[string]any{"a": deep}
+	}
+	d := map[string]any{"deep": deep, "x": "y"}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	_, err := filled("{{ x }}", d)
+	runtime.ReadMemStats(&after)
+	require.NoError(t, err)
+	require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(64<<20))
+}
+
+// A key of the data may be somebody's: only what the template names itself is repeated.
+func TestTemplateErrorsHoldNoKeysOfTheData(t *testing.T) {
+	t.Parallel()
+	for source, want := range map[string]string{
+		"{{ author[who] }}":                                          "content.data.author[…]: is missing",
+		"{% assign k = who %}{{ author[k] }}":                        "content.data.author[…]: is missing",
+		"{% for p in people %}{{ p[1].name }}{{ p[1] }}{% endfor %}": "content.data.people[…].name: is missing",
+	} {
+		d := data()
+		d["who"], d["people"] = "canary@mail.example", map[string]any{"canary@mail.example": map[string]any{}}
+		_, err := filled(source, d)
+		require.ErrorIs(t, err, fanfare.ErrInvalid, source)
+		require.NotContains(t, err.Error(), "canary", source)
+		require.ErrorContains(t, err, want, source)
 	}
 }
