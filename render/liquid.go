@@ -29,6 +29,9 @@ const (
 	// a millisecond, and those at the other bounds a second of a processor; the rest is for
 	// machines that are busy, where a good text must not be refused.
 	maxRender = 5 * time.Second
+	// maxPreview is the same for all texts of a publication together: it is rendered on all
+	// its channels and in all its locales while somebody waits for the answer.
+	maxPreview = 10 * time.Second
 	// maxRounds is how often the loops of a text may go round, all together.
 	maxRounds = 100_000
 	// maxOutput is what a text may become, in bytes: ten times what it may be.
@@ -46,7 +49,7 @@ const (
 )
 
 var (
-	errTooLong  = errors.New("takes longer than five seconds")
+	errTooLong  = errors.New("takes longer than five seconds, or all texts together longer than ten")
 	errTooLarge = errors.New("becomes larger than 1 MB, or takes too much to make")
 	errTooWide  = fmt.Errorf("works on a list of more than %d items", maxItems)
 	errRounds   = fmt.Errorf("goes round its loops more than %d times", maxRounds)
@@ -82,8 +85,13 @@ type fault struct {
 	err  error
 }
 
-func newRun(escape bool) *run {
-	return &run{escape: escape, deadline: time.Now().Add(maxRender)}
+// newRun is a run that ends until then at the latest; the zero time is no bound.
+func newRun(escape bool, until time.Time) *run {
+	r := &run{escape: escape, deadline: time.Now().Add(maxRender)}
+	if !until.IsZero() && until.Before(r.deadline) {
+		r.deadline = until
+	}
+	return r
 }
 
 // fill renders the text with the data. It finds everything that is missing at once;

@@ -18,6 +18,7 @@ package render
 import (
 	"errors"
 	"fmt"
+	"time"
 	"unicode/utf8"
 
 	"github.com/fanfare-dev/fanfare"
@@ -41,21 +42,29 @@ const (
 )
 
 // Renderer makes messages. It is safe for concurrent use.
-type Renderer struct{ email *email }
+type Renderer struct {
+	email    *email
+	patience time.Duration // with all texts of a publication together
+}
 
 // New reads the layouts that are built in.
-func New() *Renderer { return &Renderer{email: newEmail()} }
+func New() *Renderer { return &Renderer{email: newEmail(), patience: maxPreview} }
 
 // Render makes the message that all recipients of a publication share who read the
 // locale, which is one of a.Template's on that channel, or anything where there is no
 // template. An error that matches fanfare.ErrInvalid lists everything that cannot be
 // rendered; any other is a fault of ours.
 func (r *Renderer) Render(channel fanfare.Channel, a fanfare.Announcement, locale string) (fanfare.Message, error) {
+	return r.render(channel, a, locale, time.Time{})
+}
+
+// render is Render until then; the zero time is no bound.
+func (r *Renderer) render(channel fanfare.Channel, a fanfare.Announcement, locale string, until time.Time) (fanfare.Message, error) {
 	var m fanfare.Message
 	var err error
 	switch {
 	case a.Template != nil:
-		m, err = r.fromTemplate(channel, a, locale)
+		m, err = r.fromTemplate(channel, a, locale, until)
 	case channel == fanfare.Email:
 		m, err = r.email.render(a.TopicName, a.Content)
 	case channel == fanfare.SMS:

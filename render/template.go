@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/fanfare-dev/fanfare"
@@ -115,7 +116,7 @@ func (c *checking) text(field string, channel fanfare.Channel, text fanfare.Temp
 		case len(source) > limit:
 			c.add(field+"."+name, fmt.Sprintf("has %d bytes, at most %d are possible", len(source), limit))
 		default:
-			run := newRun(false)
+			run := newRun(false, time.Time{})
 			if _, err := compile(run.language(), source); err != nil {
 				run.fail(err)
 				c.add(field+"."+name, run.faults[0].sentence())
@@ -148,13 +149,14 @@ func (r *Renderer) Prove(a fanfare.Announcement) error {
 func (r *Renderer) Preview(a fanfare.Announcement, locale string) ([]fanfare.Rendered, []fanfare.Violation, error) {
 	rendered := []fanfare.Rendered{}
 	var problems grouped
+	until := time.Now().Add(r.patience)
 	for _, channel := range a.Channels {
 		locales := slices.Sorted(slices.Values(a.Template.Locales(channel)))
 		if a.Template == nil || locale != "" {
 			locales = []string{a.Template.LocaleFor(channel, locale)}
 		}
 		for _, locale := range locales {
-			m, err := r.Render(channel, a, locale)
+			m, err := r.render(channel, a, locale, until)
 			if err != nil {
 				if err := problems.take(err, channel, locale); err != nil {
 					return nil, nil, err
@@ -173,12 +175,12 @@ func (r *Renderer) Preview(a fanfare.Announcement, locale string) ([]fanfare.Ren
 }
 
 // fromTemplate makes a message of the pinned template.
-func (r *Renderer) fromTemplate(channel fanfare.Channel, a fanfare.Announcement, locale string) (fanfare.Message, error) {
+func (r *Renderer) fromTemplate(channel fanfare.Channel, a fanfare.Announcement, locale string, until time.Time) (fanfare.Message, error) {
 	source, found := a.Template.Texts[channel][a.Template.LocaleFor(channel, locale)]
 	if !found {
 		return fanfare.Message{}, violation("content.template", fmt.Sprintf("%s version %d has no text for %s in its default locale", a.Template.Name, a.Template.Version, channel))
 	}
-	f := filling{renderer: r, channel: channel, a: a, data: variables(a), links: map[string]string{}}
+	f := filling{renderer: r, channel: channel, a: a, until: until, data: variables(a), links: map[string]string{}}
 	for _, name := range given {
 		if _, taken := a.Content.Data[name]; taken {
 			f.add("content.data."+name, "is a name that templates use for something else")
@@ -214,6 +216,7 @@ type filling struct {
 	renderer *Renderer
 	channel  fanfare.Channel
 	a        fanfare.Announcement
+	until    time.Time
 	data     map[string]any
 	links    map[string]string
 	wrong    []fanfare.Violation
@@ -257,7 +260,7 @@ func (f *filling) part(name, source string) string {
 	if source == "" {
 		return ""
 	}
-	run := newRun(name == "html")
+	run := newRun(name == "html", f.until)
 	if name != "subject" { // which goes to all recipients as it is
 		run.links = f.links
 	}

@@ -526,3 +526,22 @@ func TestTemplateErrorsHoldNoKeysOfTheData(t *testing.T) {
 		require.ErrorContains(t, err, want, source)
 	}
 }
+
+// All channels and locales together are bounded too: somebody waits for the answer.
+func TestProveIsBoundedInAll(t *testing.T) {
+	t.Parallel()
+	a := announce(fanfare.Content{Template: "article", Data: map[string]any{"big": make([]any, 5000)}})
+	a.Channels = []fanfare.Channel{fanfare.SMS}
+	slow := texts{}
+	for i := range 20 {
+		slow[fmt.Sprint("en-x", i)] = fanfare.TemplateText{Text: "{% for i in (1..99999) %}{% if big contains 'x' %}{% endif %}{% endfor %}x"}
+	}
+	slow["en"] = slow["en-x1"]
+	delete(slow, "en-x1")
+	a.Template = template(fanfare.SMS, slow)
+	began := time.Now()
+	err := render.Hurry(100 * time.Millisecond).Prove(a)
+	require.ErrorIs(t, err, fanfare.ErrInvalid)
+	require.ErrorContains(t, err, "all texts together longer than ten")
+	require.Less(t, time.Since(began), 10*time.Second, "twenty of them would take a hundred seconds")
+}
