@@ -51,14 +51,18 @@ FROM doubts d JOIN publications p USING (publication_id) JOIN calls c USING (pub
 LEFT JOIN subscribers s ON d.channel = 'sms' AND s.subscriber_number = c.first_number
 LEFT JOIN LATERAL (
   SELECT w.*, CASE WHEN w.channel = 'sms' THEN (SELECT s.phone FROM subscribers s WHERE s.subscriber_number = w.first_number) END AS phone FROM (
-    (SELECT w.* FROM calls w WHERE w.publication_id = $1 AND w.channel = $2 AND w.provider = d.provider
+    (SELECT w.* FROM calls w WHERE w.publication_id = $1 AND w.channel = $2 AND w.provider = d.provider AND ` + canBeAskedAbout + `
        AND w.outcome = 'accepted' AND w.call_id >= uuid_v7_floor(d.call_ended_at) ORDER BY w.call_id LIMIT 1)
     UNION ALL
-    (SELECT w.* FROM calls w WHERE w.publication_id = $1 AND w.channel = $2 AND w.provider = d.provider
+    (SELECT w.* FROM calls w WHERE w.publication_id = $1 AND w.channel = $2 AND w.provider = d.provider AND ` + canBeAskedAbout + `
        AND w.outcome = 'accepted' ORDER BY w.call_id DESC LIMIT 1)
     LIMIT 1) w) w ON true
 WHERE d.publication_id = $1 AND d.channel = $2 AND d.look_at <= clock_timestamp()
 ORDER BY d.look_at LIMIT $3`
+
+// canBeAskedAbout holds for a call, w, that a look-up can be asked about: an SMS is found
+// by its recipient's number, and who was erased has none.
+const canBeAskedAbout = `(w.channel <> 'sms' OR EXISTS (SELECT FROM subscribers s WHERE s.subscriber_number = w.first_number AND s.phone IS NOT NULL))`
 
 // Unattached returns those of a provider's messages, by its ids, that belong to no
 // call: each may be the one of a call in doubt.

@@ -246,3 +246,61 @@ func TestErasureWhileAFanOutRuns(t *testing.T) {
 	w.balanced()
 	require.EqualValues(t, people-people/3, w.publication(w.running("article-2", people).Publication).Totals.Intended)
 }
+
+// TestErasureKeepsNoDoubtOpen: who was erased cannot be asked about any more, neither for
+// their own call nor as the witness of another's. Both end all the same.
+func TestErasureKeepsNoDoubtOpen(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, every)
+	w.topic("writer-1")
+	for i := 1; i <= 4; i++ {
+		w.put(phoned(i))
+		w.subscribe(i)
+	}
+	ref := w.runningOn(fanfare.SMS, "article-1", "")
+	calls := w.singles(ref, 64)
+	require.Len(t, calls, 4)
+	var settled []fanfare.Settlement
+	for i, kind := range []fanfare.OutcomeKind{fanfare.OutcomeAccepted, fanfare.OutcomeAmbiguous, fanfare.OutcomeAccepted, fanfare.OutcomeAmbiguous} {
+		r := result(kind)
+		r.ProviderID = fmt.Sprint("SM", i+1)
+		settled = append(settled, fanfare.Settlement{Call: calls[i].ID, Result: r})
+	}
+	w.settleAll(ref, settled...)
+	asked := func() (own map[fanfare.CallID]string, witnesses []string) {
+		due, _, err := w.Doubts(t.Context(), ref.Publication, fanfare.SMS, 10)
+		require.NoError(t, err)
+		own = map[fanfare.CallID]string{}
+		for _, d := range due {
+			own[d.Call], witnesses = d.Address, append(witnesses, d.WitnessAbout.Address)
+			require.Equal(t, d.Witness == "", d.WitnessAbout.Address == "")
+		}
+		return own, witnesses
+	}
+	second, fourth := calls[1].ID, calls[3].ID
+	own, _ := asked()
+	require.Equal(t, map[fanfare.CallID]string{second: phoned(2).Phone, fourth: phoned(4).Phone}, own)
+	require.NoError(t, w.EraseSubscriber(t.Context(), reader(3)))
+	require.NoError(t, w.EraseSubscriber(t.Context(), reader(4)))
+	own, witnesses := asked()
+	require.Equal(t, map[fanfare.CallID]string{second: phoned(2).Phone, fourth: ""}, own)
+	require.Equal(t, []string{phoned(1).Phone, phoned(1).Phone}, witnesses, "who is there bears witness")
+	require.NoError(t, w.EraseSubscriber(t.Context(), reader(1)))
+	_, witnesses = asked()
+	require.Equal(t, []string{"", ""}, witnesses)
+	for _, call := range []fanfare.CallID{second, fourth} {
+		require.NoError(t, w.ApplyPolicy(t.Context(), fanfare.Doubt{Ref: ref, Call: call}))
+	}
+	require.Equal(t, "dead doubt_held", w.state(ref, 4))
+	replay, err := w.AcceptReplay(t.Context(), fanfare.ReplayFilter{Publication: string(ref.Publication), Reason: "doubt_held"}, "")
+	require.NoError(t, err)
+	require.EqualValues(t, 2, replay.Count)
+	_, err = w.ReopenForReplay(t.Context(), replay.ID, ref)
+	require.NoError(t, err)
+	again, err := w.ClaimDue(t.Context(), ref, fanfare.Wanted{Provider: "twilio", Limit: 64, Single: true}, everyone)
+	require.NoError(t, err)
+	require.Len(t, again.Calls, 1)
+	require.Equal(t, phoned(2).Phone, again.Calls[0].Recipients[0].Address)
+	require.Equal(t, "dead doubt_held", w.state(ref, 4), "nobody is sent to whose place is empty")
+	w.balanced()
+}

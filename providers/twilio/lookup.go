@@ -31,11 +31,11 @@ const (
 // filter of time: one that waits in its queue has none yet.
 //
 // The error matches fanfare.ErrNoLookUp when this account or server lets nobody
-// list. Any other error means that the question was not answered, and is worth
+// list, and when there is no number to ask about. Any other error means that the question was not answered, and is worth
 // asking again.
 func (s *Sender) LookUp(ctx context.Context, q fanfare.Question) (fanfare.Sighting, error) {
 	if q.Address == "" {
-		return fanfare.Sighting{}, fmt.Errorf("look up call %s at %s: it needs the recipient: %w", q.Call, s.name, fanfare.ErrInvalid)
+		return fanfare.Sighting{}, fmt.Errorf("look up call %s at %s: it needs the recipient, who has no number any more: %w: %w", q.Call, s.name, fanfare.ErrNoLookUp, fanfare.ErrInvalid)
 	}
 	page, err := s.list(ctx, q.Address)
 	if err != nil {

@@ -181,6 +181,7 @@ func TestLookUpNeedsARecipient(t *testing.T) {
 	q.Address = ""
 	_, err := s.LookUp(t.Context(), q)
 	require.ErrorIs(t, err, fanfare.ErrInvalid)
+	require.ErrorIs(t, err, fanfare.ErrNoLookUp, "nobody can ever ask, so that nobody waits for an answer")
 	impersonal(t, err.Error())
 }
 
