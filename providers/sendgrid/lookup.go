@@ -109,11 +109,19 @@ func (e statusError) Is(target error) bool {
 	return false
 }
 
+// unreached is why there was no answer. Its words are ours: net/http's repeat what the
+// other end said.
+type unreached struct{ err error }
+
+func (e unreached) Error() string { return "it was not reached, or did not answer" }
+
+func (e unreached) Unwrap() error { return e.err }
+
 // ask sends a question and reads the answer into out.
 func (s *Sender) ask(ctx context.Context, request rest.Request, out any) error {
 	answer, err := s.client.SendWithContext(ctx, request)
 	if err != nil {
-		return err
+		return unreached{err}
 	}
 	if answer.StatusCode != http.StatusOK {
 		return statusError(answer.StatusCode)

@@ -160,3 +160,25 @@ func TestLookUpTakesOnlyNames(t *testing.T) {
 		require.ErrorIs(t, err, fanfare.ErrInvalid)
 	}
 }
+
+// What the other end says instead of HTTP may be what the logs hold.
+func TestLookUpRepeatsNothingOfAnAnswerThatIsNone(t *testing.T) {
+	t.Parallel()
+	garbage := func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		conn, _, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			silence()
+		}
+		defer conn.Close()
+		_, _ = io.WriteString(conn, "to reader-1@readers.example: Hello reader-1\r\n\r\n")
+	}
+	for name, s := range map[string]*sendgrid.Sender{
+		"search": logs(t, garbage, answer(500, "")), "message": logs(t, answer(200, found), garbage),
+	} {
+		_, err := s.LookUp(t.Context(), asked)
+		require.Error(t, err, name)
+		require.NotErrorIs(t, err, fanfare.ErrNoLookUp, name)
+		require.NotContains(t, err.Error(), "reader-1", name)
+	}
+}
