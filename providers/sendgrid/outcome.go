@@ -18,6 +18,10 @@ const (
 	maxWait = 24 * time.Hour
 )
 
+// messageIDForm is the form of an X-Message-Id, of now and of years ago. Anything else may be
+// what is not to be kept, or cannot be.
+var messageIDForm = regexp.MustCompile(`^[A-Za-z0-9._=-]{1,100}$`)
+
 // judge says what an answer means. unread is why its body could not be read
 // whole: nil, or the call was cut in the middle of it.
 func (s *Sender) judge(answer *rest.Response, unread error, call fanfare.Call) fanfare.Reply {
@@ -36,7 +40,11 @@ func (s *Sender) judge(answer *rest.Response, unread error, call fanfare.Call) f
 	case status/100 == 2 && unread != nil:
 		return say(fanfare.OutcomeAmbiguous, "the answer said accepted and broke off")
 	case status/100 == 2:
-		return fanfare.Reply{Outcome: fanfare.Outcome{Kind: fanfare.OutcomeAccepted, Code: out.Code}, ProviderID: header.Get("X-Message-Id")}
+		reply := fanfare.Reply{Outcome: fanfare.Outcome{Kind: fanfare.OutcomeAccepted, Code: out.Code}}
+		if id := header.Get("X-Message-Id"); messageIDForm.MatchString(id) {
+			reply.ProviderID = id
+		}
+		return reply
 	case status/100 == 3:
 		return account("SendGrid's address redirects elsewhere: check " + settingName(s.name, "BASE_URL"))
 	}

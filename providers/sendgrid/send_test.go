@@ -424,3 +424,23 @@ func TestSendDetailsHoldNothingPersonal(t *testing.T) {
 		}
 	}
 }
+
+// What is no id of SendGrid's is none: it is kept and shown, and a byte that PostgreSQL does
+// not take would keep the call from being settled.
+func TestSendTakesNoOddMessageID(t *testing.T) {
+	t.Parallel()
+	for odd, want := range map[string]string{
+		"14c5d75ce93.dfd.64b469": "14c5d75ce93.dfd.64b469", "Xj5LmNkWSOqRbdvOpR34BA": "Xj5LmNkWSOqRbdvOpR34BA",
+		"\xff\xfe": "", "reader-1@readers.example": "", strings.Repeat("x", 101): "", "a b": "", "": "",
+	} {
+		s := provider(t, func(w http.ResponseWriter, r *http.Request) {
+			_, _ = io.Copy(io.Discard, r.Body)
+			w.Header()["X-Message-Id"] = []string{odd}
+			w.WriteHeader(http.StatusAccepted)
+		})
+		ctx, _ := leased(t)
+		reply := s.Send(ctx, call(1))
+		require.Equal(t, fanfare.OutcomeAccepted, reply.Outcome.Kind, "%q", odd)
+		require.Equal(t, want, reply.ProviderID, "%q", odd)
+	}
+}
