@@ -34,6 +34,9 @@ type end struct {
 	own bool
 }
 
+// messageID is the form of FCM's ids. Anything else may be what is not to be kept, or cannot be.
+var messageID = regexp.MustCompile(`^[A-Za-z0-9:%._-]{1,200}$`)
+
 // judge says what an answer means. id and err are what the SDK read in it; err is as it
 // came, since the SDK's predicates do not look into a wrapped one.
 func (s *Sender) judge(got *answer, id string, err error) end {
@@ -43,7 +46,10 @@ func (s *Sender) judge(got *answer, id string, err error) end {
 	case got.status/100 == 2 && (got.unread != nil || err != nil || id == ""):
 		e.Kind, e.Detail = fanfare.OutcomeAmbiguous, "the answer said accepted and cannot be read"
 	case got.status/100 == 2:
-		e.Kind, e.id = fanfare.OutcomeAccepted, id[strings.LastIndexByte(id, '/')+1:]
+		e.Kind = fanfare.OutcomeAccepted
+		if id = id[strings.LastIndexByte(id, '/')+1:]; messageID.MatchString(id) {
+			e.id = id
+		}
 	case got.status/100 == 3:
 		e.Kind, e.Account = fanfare.OutcomeUnavailable, true
 		e.Detail = "FCM's address redirects elsewhere: check " + settingName(s.name, "BASE_URL")

@@ -656,3 +656,22 @@ func TestSendDoesNotPrintTokens(t *testing.T) {
 	require.Equal(t, fanfare.OutcomeUnavailable, reply.Outcome.Kind)
 	require.NotContains(t, fmt.Sprintf("%+v %+v", *s, reply), "APA91b")
 }
+
+// What is no id of FCM's is none: it is kept and shown, and a character that PostgreSQL does
+// not take would keep the call from being settled.
+func TestSendTakesNoOddMessageID(t *testing.T) {
+	t.Parallel()
+	for odd, want := range map[string]string{
+		"0:1500415314455276%31bd1c9631bd1c96": "0:1500415314455276%31bd1c9631bd1c96", "projects/p/messages/a-B_1": "a-B_1",
+		"x\u0000y": "", token(0) + " is fine": "", strings.Repeat("x", 201): "",
+	} {
+		body, err := json.Marshal(map[string]string{"name": odd})
+		require.NoError(t, err)
+		s, _ := provider(t, say(http.StatusOK, string(body)))
+		ctx, _ := leased(t)
+		reply := s.Send(ctx, call("ios"))
+		require.Equal(t, fanfare.OutcomeAccepted, reply.Outcome.Kind, "%q", odd)
+		require.Equal(t, want, reply.ProviderID, "%q", odd)
+		require.Equal(t, want, reply.Devices[0].ProviderID, "%q", odd)
+	}
+}
