@@ -167,7 +167,7 @@ func build(cfg Config, ledger Ledger, wake func(), log *slog.Logger, checks []Ch
 	}
 	followers := newFollowers(ledger, spans.look, log)
 	audience := &audience{topics: ledger, subscribers: ledger}
-	templating := &templating{templates: ledger, renderer: cfg.Renderer, topics: ledger, subscribers: ledger, publishing: publishing}
+	templating := &templating{templates: ledger, renderer: cfg.Renderer, topics: ledger, finder: ledger, publishing: publishing}
 	handlers := handlers{
 		publishing:       publishing,
 		audience:         audience,

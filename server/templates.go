@@ -37,20 +37,28 @@ type Renderer interface {
 }
 
 // testPrefix begins the names of tests' topics and the keys of their publications. A
-// topic's name goes on with a digest of the subscriber's id: topics outlive people.
+// topic's name goes on with the subscriber's number: topics outlive people, and what an id
+// was can be guessed from its digest.
 const testPrefix = "test:"
 
-func testName(of string) string {
-	sum := sha256.Sum256([]byte(of))
-	return testPrefix + hex.EncodeToString(sum[:16])
+func testTopic(number fanfare.SubscriberNumber) fanfare.Topic {
+	return fanfare.Topic(testPrefix + strconv.FormatInt(int64(number), 10))
+}
+
+func keyOfTest(idempotencyKey string) fanfare.Key {
+	if idempotencyKey == "" {
+		return fanfare.Key(testPrefix + rand.Text())
+	}
+	sum := sha256.Sum256([]byte(idempotencyKey))
+	return fanfare.Key(testPrefix + hex.EncodeToString(sum[:16]))
 }
 
 type templating struct {
-	templates   Templates
-	renderer    Renderer
-	topics      Topics
-	subscribers Subscribers
-	publishing  *publishing
+	templates  Templates
+	renderer   Renderer
+	topics     Topics
+	finder     SubscriberFinder
+	publishing *publishing
 }
 
 func (t *templating) PutTemplate(c echo.Context, name string) error {
@@ -145,28 +153,26 @@ func (t *templating) TestTemplate(c echo.Context, name string, params api.TestTe
 		return err
 	}
 	ctx := c.Request().Context()
-	if err := t.checkTest(ctx, name, asked); err != nil {
+	number, err := t.checkTest(ctx, name, asked)
+	if err != nil {
 		return err
 	}
-	topic := fanfare.Topic(testName(string(asked.Subscriber)))
+	topic := testTopic(number)
 	if _, _, err := t.topics.PutTopic(ctx, topic, "Test", nil); err != nil {
 		return err
 	}
 	if _, err := t.topics.Subscribe(ctx, topic, asked.Subscriber); err != nil {
 		return err
 	}
-	key := testName(params.IdempotencyKey)
-	if params.IdempotencyKey == "" {
-		key = testPrefix + rand.Text()
-	}
 	return t.publishing.accept(c, fanfare.Draft{
-		Key: fanfare.Key(key), Topic: topic, Class: fanfare.Transactional,
+		Key: keyOfTest(params.IdempotencyKey), Topic: topic, Class: fanfare.Transactional,
 		Channels: []fanfare.Channel{asked.Channel}, Content: fanfare.Content{Template: name, Data: asked.Data},
 	}, params.IdempotencyKey)
 }
 
-// checkTest finds what is wrong with a test before anything is made for it.
-func (t *templating) checkTest(ctx context.Context, name string, asked api.TestBody) error {
+// checkTest finds what is wrong with a test before anything is made for it, and the number
+// of who gets it.
+func (t *templating) checkTest(ctx context.Context, name string, asked api.TestBody) (fanfare.SubscriberNumber, error) {
 	violations := checkContent(fanfare.Content{Data: asked.Data})
 	for i := range violations {
 		violations[i].Field = "data"
@@ -174,16 +180,16 @@ func (t *templating) checkTest(ctx context.Context, name string, asked api.TestB
 	for _, off := range t.publishing.channels.check([]fanfare.Channel{asked.Channel}) {
 		violations = append(violations, fanfare.Violation{Field: "channel", Detail: off.Detail})
 	}
-	_, err := t.subscribers.Subscriber(ctx, asked.Subscriber)
+	number, err := t.finder.SubscriberNumber(ctx, asked.Subscriber)
 	switch {
 	case errors.Is(err, fanfare.ErrNotFound):
 		violations = append(violations, fanfare.Violation{Field: "subscriber", Detail: "does not exist; create it with PUT /v1/subscribers/{id}"})
 	case err != nil:
-		return err
+		return 0, err
 	}
 	if len(violations) > 0 {
-		return &fanfare.InvalidError{Violations: violations}
+		return 0, &fanfare.InvalidError{Violations: violations}
 	}
 	_, err = t.templates.Template(ctx, name, 0)
-	return err
+	return number, err
 }
