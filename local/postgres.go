@@ -155,7 +155,8 @@ func serverSettings(c PostgresConfig) map[string]string {
 		"random_page_cost":     "1.1", // today's disks seek as fast as they read on
 		"log_min_messages":     "warning",
 		"log_checkpoints":      "off",
-		"logging_collector":    "off", // the lines come to us
+		"log_error_verbosity":  "terse", // DETAIL and CONTEXT quote rows, which hold addresses
+		"logging_collector":    "off",   // the lines come to us
 		"cluster_name":         "fanfare",
 		"effective_cache_size": "1GB",
 	}

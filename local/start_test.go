@@ -2,6 +2,7 @@ package local_test
 
 import (
 	"context"
+	"io"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -61,6 +62,33 @@ func TestPostgresInAFolderClosedToIt(t *testing.T) {
 	run(t, p.URL, "SELECT 1")
 	require.NoError(t, p.Stop(t.Context()))
 	require.NoError(t, p.Err())
+}
+
+// What the server logs stands on people's terminals: it says what is wrong, without the row.
+func TestPostgresLogsNoRows(t *testing.T) {
+	t.Parallel()
+	read, write := io.Pipe()
+	lines := make(chan string, 1)
+	go func() {
+		all, _ := io.ReadAll(read)
+		lines <- string(all)
+	}()
+	p, err := local.StartPostgres(t.Context(), local.PostgresConfig{DataDir: filepath.Join(folder(t), "postgres"), Throwaway: true, Output: write})
+	require.NoError(t, err)
+	conn, err := pgx.Connect(t.Context(), p.URL)
+	require.NoError(t, err)
+	_, err = conn.Exec(t.Context(), "CREATE TABLE people (n int PRIMARY KEY, email text CONSTRAINT email_is_short CHECK (length(email) < 9))")
+	require.NoError(t, err)
+	_, err = conn.Exec(t.Context(), "INSERT INTO people VALUES (1, $1)", "canary@mail.example")
+	require.Error(t, err)
+	_, err = conn.CopyFrom(t.Context(), pgx.Identifier{"people"}, []string{"n", "email"}, pgx.CopyFromRows([][]any{{1, "canary@mail.example"}}))
+	require.Error(t, err)
+	require.NoError(t, conn.Close(t.Context()))
+	require.NoError(t, p.Stop(t.Context()))
+	require.NoError(t, write.Close())
+	logged := <-lines
+	require.Contains(t, logged, "email_is_short")
+	require.NotContains(t, logged, "canary")
 }
 
 func TestTemporalKeepsItsDataAcrossStarts(t *testing.T) {
