@@ -37,12 +37,24 @@ func (l *Ledger) Doubts(ctx context.Context, id fanfare.PublicationID, channel f
 
 // dueDoubtsSQL reads doubts with their witnesses; the ids of calls order by the
 // time of their claims. Nothing is overdue while events that came before the deadline
-// are not applied. $1 publication, $2 channel, $3 limit.
+// are not applied. A provider reports events when it did of any of its first accepted
+// calls; all of the publication's cannot be looked through for one that does not.
+// $1 publication, $2 channel, $3 limit.
 const dueDoubtsSQL = `
+WITH reports AS MATERIALIZED (
+  SELECT p.provider FROM (SELECT DISTINCT provider FROM doubts WHERE publication_id = $1 AND channel = $2) p
+  WHERE EXISTS (
+    SELECT FROM (
+      SELECT a.call_id, a.first_number, a.last_number FROM calls a
+      WHERE a.publication_id = $1 AND a.channel = $2 AND a.provider = p.provider AND a.outcome = 'accepted' ORDER BY a.call_id LIMIT 20) a
+    CROSS JOIN LATERAL (
+      SELECT FROM events e WHERE e.publication_id = $1 AND e.channel = $2 AND e.call_id = a.call_id
+        AND e.subscriber_number BETWEEN a.first_number AND a.last_number LIMIT 1) e)
+)
 SELECT d.call_id, c.batch, d.provider, c.claimed_at, d.call_ended_at, d.looks,
   d.deadline <= clock_timestamp() AND NOT EXISTS (SELECT FROM event_inbox i WHERE i.received_at <= d.deadline),
   COALESCE(w.call_id::text, ''),
-  w.call_id IS NOT NULL AND EXISTS (SELECT FROM events e WHERE e.publication_id = $1) AND NOT EXISTS (
+  w.call_id IS NOT NULL AND d.provider IN (SELECT provider FROM reports) AND NOT EXISTS (
     SELECT FROM events e WHERE e.publication_id = $1 AND e.channel = $2 AND e.call_id = w.call_id AND e.subscriber_number BETWEEN w.first_number AND w.last_number),
   p.state NOT IN ('running', 'paused') OR p.expires_at <= clock_timestamp(),
   COALESCE(s.phone, ''), COALESCE(s.locale, ''),

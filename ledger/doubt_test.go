@@ -346,6 +346,36 @@ func TestEventsThatAreLateKeepADoubtOpen(t *testing.T) {
 	require.False(t, due().Unheard)
 }
 
+// A provider that reports nothing is not waited for because another one reports, on its
+// channel or on others.
+func TestEventsOfAnotherProviderDoNotKeepADoubtOpen(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(cfg *ledger.Config) { cfg.DoubtDeadline = time.Millisecond })
+	w.subscribed(30)
+	w.put(phoned(1))
+	w.put(phoned(2))
+	email := w.runningOn(fanfare.Email, "article-1", "")
+	reported := w.claimNew(email, 10)
+	w.settle(email, reported.Call, fanfare.OutcomeAccepted)
+	require.NoError(t, w.TakeEvents(t.Context(), []fanfare.ProviderEvent{event(fanfare.EventProcessed, email, int(reported.Recipients[0].Number), reported.Call)}))
+	_, err := w.ApplyEvents(t.Context(), 100)
+	require.NoError(t, err)
+	for provider, ref := range map[string]fanfare.BatchRef{"smtp": email, "silent": {Publication: email.Publication, Channel: fanfare.SMS, N: 1}} {
+		for _, kind := range []fanfare.OutcomeKind{fanfare.OutcomeAccepted, fanfare.OutcomeAmbiguous} {
+			c, err := w.ClaimNew(t.Context(), ref, fanfare.Wanted{Provider: provider, Limit: 1, Single: true})
+			require.NoError(t, err)
+			w.settle(ref, c.Calls[0].ID, kind)
+		}
+		w.exec(`UPDATE doubts SET look_at = clock_timestamp()`)
+		due, _, err := w.Doubts(t.Context(), ref.Publication, ref.Channel, 10)
+		require.NoError(t, err)
+		require.Len(t, due, 1)
+		require.NotEmpty(t, due[0].Witness)
+		require.True(t, due[0].Overdue)
+		require.False(t, due[0].Unheard, "%s reports nothing", provider)
+	}
+}
+
 func TestADoubtIsFinalWhenNothingIsSentAnyMore(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
