@@ -12,6 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	fanfare "github.com/fanfare-dev/fanfare"
 	"github.com/fanfare-dev/fanfare/sandbox"
 )
 
@@ -100,7 +101,10 @@ func planPublications(s size, d dice) []step {
 		case fate < 0.20:
 			expires = d.between(5*time.Second, 15*time.Second)
 		}
-		text := "publish to " + topic
+		channels := pick(d, [][]fanfare.Channel{
+			fourChannels, fourChannels, fourChannels, {fanfare.Email, fanfare.Push}, {fanfare.SMS, fanfare.InApp}, {fanfare.Email}, {fanfare.SMS}, {fanfare.Push, fanfare.InApp},
+		})
+		text := fmt.Sprintf("publish to %s by %v", topic, channels)
 		if starts > 0 {
 			text += fmt.Sprintf(", to begin in %s", starts)
 		}
@@ -108,7 +112,7 @@ func planPublications(s size, d dice) []step {
 			text += fmt.Sprintf(", given up on after %s", expires)
 		}
 		steps = append(steps, step{at, key, text, func(ctx context.Context, c *chaos) string {
-			return c.publish(ctx, key, topic, starts, expires)
+			return c.publish(ctx, key, &article{topic: topic, channels: channels}, starts, expires)
 		}})
 		acts := []string{}
 		switch {
@@ -127,19 +131,16 @@ func planPublications(s size, d dice) []step {
 	return steps
 }
 
-// planReaders has readers leave, and some come back.
+// planReaders has readers leave, opt out, answer STOP and be suppressed, and some take it
+// back.
 func planReaders(s size, d dice) []step {
 	var steps []step
 	for at := 2 * time.Second; at < s.length; at += d.about(1500 * time.Millisecond) {
-		topic := d.IntN(s.topics)
-		reader, name := d.IntN(s.topicSizes()[topic]), topicName(topic)
-		steps = append(steps, step{at, "readers", fmt.Sprintf("reader-%d leaves %s", reader, name), func(ctx context.Context, c *chaos) string {
-			return c.subscription(ctx, http.MethodDelete, reader, name)
-		}})
+		all := drawWishes(s, d)
+		who := fmt.Sprintf("%s to %s", all[0].reader, all[len(all)-1].reader)
+		steps = append(steps, step{at, "readers", who + ": " + all[0].no, func(ctx context.Context, c *chaos) string { return c.wishes(ctx, all, true) }})
 		if d.chance(0.3) {
-			steps = append(steps, step{at + d.between(time.Second, 5*time.Second), "readers", fmt.Sprintf("reader-%d comes back to %s", reader, name), func(ctx context.Context, c *chaos) string {
-				return c.subscription(ctx, http.MethodPut, reader, name)
-			}})
+			steps = append(steps, step{at + d.between(time.Second, 5*time.Second), "readers", who + ": " + all[0].yes, func(ctx context.Context, c *chaos) string { return c.wishes(ctx, all, false) }})
 		}
 	}
 	return steps
@@ -152,7 +153,8 @@ func planOperator(s size, d dice) []step {
 		one := step{at: at, lane: "operator"}
 		switch d.IntN(5) {
 		case 0:
-			one.text, one.do = "replay all dead letters", func(ctx context.Context, c *chaos) string { return c.replay(ctx, map[string]any{"channel": "email"}) }
+			channel := pick(d, fourChannels[:3])
+			one.text, one.do = "replay all dead letters of "+string(channel), func(ctx context.Context, c *chaos) string { return c.replay(ctx, map[string]any{"channel": channel}) }
 		case 1:
 			nth := d.Int()
 			one.text, one.do = "replay one publication's dead letters", func(ctx context.Context, c *chaos) string { return c.replayOne(ctx, nth) }
@@ -160,7 +162,7 @@ func planOperator(s size, d dice) []step {
 			point, nth := pick(d, []string{"FirstWorkflowTask", "LastWorkflowTask"}), d.Int()
 			one.text, one.do = "temporal workflow reset of a failed batch to its "+point, func(ctx context.Context, c *chaos) string { return c.reset(ctx, point, nth) }
 		case 4:
-			name, rest, pin := pick(d, []string{"sendgrid", "sendgrid-2"}), d.between(2*time.Second, 6*time.Second), d.chance(0.5)
+			name, rest, pin := pick(d, accounts), d.between(2*time.Second, 6*time.Second), d.chance(0.5)
 			one.text = fmt.Sprintf("open %s by hand for %s, pin %t", name, rest, pin)
 			one.do = func(ctx context.Context, c *chaos) string { return c.openForAWhile(ctx, name, rest, pin) }
 		}
@@ -180,7 +182,7 @@ func planStorms(s size, d dice) []step {
 			begins := at + d.between(0, (ends-at)/2)
 			one := drawHit(s, d, d.between((ends-begins)/3, ends-begins), ends-at)
 			one.at = begins
-			if strings.HasPrefix(one.lane, "sendgrid") {
+			if slices.Contains(accounts, one.lane) {
 				one.at = at
 			}
 			if !hurt[one.lane] {
@@ -198,7 +200,7 @@ func planStorms(s size, d dice) []step {
 func drawHit(s size, d dice, lasts, storm time.Duration) step {
 	worker := d.IntN(s.workers())
 	name := fmt.Sprintf("worker-%d", worker+1)
-	switch chosen := d.IntN(33); {
+	switch chosen := d.IntN(42); {
 	case chosen < 5:
 		return step{lane: name, text: "kill -9", do: func(_ context.Context, c *chaos) string { return c.kill(c.workers[worker]) }}
 	case chosen < 8:
@@ -217,21 +219,19 @@ func drawHit(s size, d dice, lasts, storm time.Duration) step {
 		return step{lane: "postgres", text: fmt.Sprintf("kill -9, away for %s", lasts), do: func(ctx context.Context, c *chaos) string { return c.postgresAway(ctx, lasts) }}
 	case chosen < 21:
 		return drawCut(s, d, lasts)
-	case chosen < 28:
-		return drawFaults(d, "sendgrid", storm)
-	default:
-		return drawFaults(d, "sendgrid-2", storm)
+	default: // the first ones twice as often as the second
+		return drawFaults(d, pick(d, append(slices.Clone(accounts), "sendgrid", "twilio", "fcm")), storm)
 	}
 }
 
 // drawCut hurts the wires of one process, or of all, to one other.
 func drawCut(s size, d dice, lasts time.Duration) step {
-	to := pick(d, []string{"postgres", "temporal", "sendgrid", "sendgrid-2", "webhooks"})
+	to := pick(d, append(slices.Clone(accounts), "postgres", "postgres", "temporal", "temporal", "webhooks"))
 	from := pick(d, []string{"", "server", "worker-1", "worker-2", fmt.Sprintf("worker-%d", s.workers())})
-	if to == "webhooks" || from == "server" && strings.HasPrefix(to, "sendgrid") {
+	provider := slices.Contains(accounts, to)
+	if to == "webhooks" || from == "server" && provider {
 		from = ""
 	}
-	provider := strings.HasPrefix(to, "sendgrid")
 	one := step{lane: "net " + to, text: fmt.Sprintf("from %s: ", from)}
 	if from == "" {
 		one.text = "from everywhere: "
@@ -265,13 +265,14 @@ func drawCut(s size, d dice, lasts time.Duration) step {
 // drawFaults has a provider misbehave in one to three ways.
 func drawFaults(d dice, provider string, lasts time.Duration) step {
 	f := sandbox.Faults{Seed: d.Uint64()}
+	kind := strings.TrimSuffix(provider, "-2")
 	account := false
 	for range 1 + d.IntN(2) {
 		switch d.IntN(12) {
 		case 0:
 			f.Rules = append(f.Rules, sandbox.Fault{Rate: 0.3, Action: sandbox.ActionStatus, Status: http.StatusInternalServerError})
 		case 1:
-			f.Down = map[string]string{"sendgrid": pick(d, []string{sandbox.DownUnavailable, sandbox.DownClose})}
+			f.Down = map[string]string{kind: pick(d, []string{sandbox.DownUnavailable, sandbox.DownClose})}
 		case 2:
 			f.Rules = append(f.Rules, sandbox.Fault{Rate: 0.5, Action: sandbox.ActionStatus, Status: http.StatusServiceUnavailable})
 		case 3:
@@ -286,11 +287,32 @@ func drawFaults(d dice, provider string, lasts time.Duration) step {
 		case 7:
 			f.Rules = append(f.Rules, sandbox.Fault{Rate: 0.2, Action: pick(d, []sandbox.Action{sandbox.ActionHang, sandbox.ActionClose})})
 		case 8:
-			f.Reject = []string{fmt.Sprintf("reader-%d", 10+d.IntN(90))}
+			who := []string{fmt.Sprintf("reader-%d", 10+d.IntN(90))}
+			if kind == "sendgrid" {
+				f.Reject = who
+			} else { // a proxy in front of it is at fault
+				f.Rules = append(f.Rules, sandbox.Fault{Rate: 0.5, Action: sandbox.ActionStatus, Status: http.StatusServiceUnavailable, HTML: true})
+			}
 		default:
 			f.Rules = append(f.Rules, sandbox.Fault{Rate: 0.4, Action: pick(d, []sandbox.Action{sandbox.ActionAcceptThenHang, sandbox.ActionAcceptThenClose, sandbox.ActionTruncate})})
 		}
 	}
+	if kind == "fcm" { // which has no look-up and no webhooks, and else asks for a minute
+		for i := range f.Rules {
+			if f.Rules[i].Action == sandbox.ActionStatus {
+				f.Rules[i].RetryAfter = max(1, f.Rules[i].RetryAfter)
+			}
+		}
+	} else {
+		hurtEvidence(d, &f)
+	}
+	return step{lane: provider, text: describe(f) + fmt.Sprintf(" for %s", lasts), do: func(ctx context.Context, c *chaos) string {
+		return c.misbehave(ctx, provider, f, account, lasts)
+	}}
+}
+
+// hurtEvidence has the look-up and the webhooks misbehave.
+func hurtEvidence(d dice, f *sandbox.Faults) {
 	switch d.IntN(5) {
 	case 0:
 		f.Logs.Lag = sandbox.Duration(d.between(time.Second, 6*time.Second))
@@ -307,9 +329,6 @@ func drawFaults(d dice, provider string, lasts time.Duration) step {
 			Delay: sandbox.Duration(d.between(0, 6*time.Second)), Early: 0.3, Duplicate: 0.2, NewIDs: true, Forged: 0.2, Stale: 0.2,
 		}
 	}
-	return step{lane: provider, text: describe(f) + fmt.Sprintf(" for %s", lasts), do: func(ctx context.Context, c *chaos) string {
-		return c.misbehave(ctx, provider, f, account, lasts)
-	}}
 }
 
 // describe is what misbehaves, in a line.
@@ -322,6 +341,9 @@ func describe(f sandbox.Faults) string {
 		}
 		if r.Every == 1 {
 			r.Rate = 1
+		}
+		if r.HTML {
+			one += " in HTML"
 		}
 		one += fmt.Sprintf(" %.0f%%", 100*r.Rate)
 		if r.RetryAfter > 0 {
@@ -367,9 +389,11 @@ func TestASeedIsAPlan(t *testing.T) {
 	require.NotEqual(t, first, plan(8))
 	all := strings.Join(first, "\n")
 	for _, what := range []string{
-		"SIGSTOP", "kill -9 and lose its database", "postgres     kill -9", "server       kill -9", "temporal workflow reset", "replay all", "by hand",
+		"SIGSTOP", "kill -9 and lose its database", "postgres     kill -9", "server       kill -9", "temporal workflow reset", "replay all dead letters of push", "by hand",
 		"cut", "timeout", "latency", "limit_data", "reset_peer", "from everywhere", "cancel", "pause", "resume", "to begin in", "given up on", "leaves", "comes back",
-		"500 30%", "503 50%", "401 50%", "429 30% retry-after", "429 100%", "latency 30%", "hang 20%", "close 20%", "accept_then_hang", "accept_then_close", "truncate",
+		"by [email sms push inapp]", "wants no sms", "wants inapp again", "of writer-", "answers STOP to twilio", "answers START to twilio-2", "push address suppressed", "used again",
+		"twilio       ", "twilio-2     ", "fcm          ", "net twilio", "net fcm",
+		"500 30%", "503 in HTML 50%", "503 50%", "401 50%", "429 30% retry-after", "429 100%", "latency 30%", "hang 20%", "close 20%", "accept_then_hang", "accept_then_close", "truncate",
 		"down: unavailable", "down: close", "refuse", "look-up off", "look-up failing", "look-up lags", "webhooks held", "webhooks early",
 	} {
 		require.Contains(t, all, what, "an hour of chaos never does it")

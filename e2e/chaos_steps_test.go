@@ -31,9 +31,9 @@ const (
 
 // ask makes a request until it is answered with something else than "later", as a
 // client does.
-func (c *chaos) ask(ctx context.Context, method, path, contentType string, body []byte) (int, []byte, error) {
+func (c *chaos) ask(ctx context.Context, bearer, method, path, contentType string, body []byte) (int, []byte, error) {
 	for {
-		status, answer, err := c.askOnce(ctx, method, path, contentType, body)
+		status, answer, err := c.askOnce(ctx, bearer, method, path, contentType, body)
 		if err == nil && status < http.StatusInternalServerError {
 			return status, answer, nil
 		}
@@ -46,14 +46,14 @@ func (c *chaos) ask(ctx context.Context, method, path, contentType string, body 
 	}
 }
 
-func (c *chaos) askOnce(ctx context.Context, method, path, contentType string, body []byte) (int, []byte, error) {
+func (c *chaos) askOnce(ctx context.Context, bearer, method, path, contentType string, body []byte) (int, []byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, askFor)
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, method, c.api+path, bytes.NewReader(body))
 	if err != nil {
 		return 0, nil, err
 	}
-	request.Header.Set("Authorization", "Bearer e2e-key")
+	request.Header.Set("Authorization", "Bearer "+bearer)
 	request.Header.Set("Content-Type", contentType)
 	response, err := http.DefaultClient.Do(request)
 	if err != nil {
@@ -66,11 +66,16 @@ func (c *chaos) askOnce(ctx context.Context, method, path, contentType string, b
 
 // asks is ask with JSON both ways; what is not 2xx comes back as words.
 func (c *chaos) asks(ctx context.Context, method, path string, body, answer any) string {
+	return c.asksAs(ctx, "e2e-key", method, path, body, answer)
+}
+
+// asksAs does so with a key or a token.
+func (c *chaos) asksAs(ctx context.Context, bearer, method, path string, body, answer any) string {
 	var sent []byte
 	if body != nil {
 		sent, _ = json.Marshal(body) // maps of texts always marshal
 	}
-	status, got, err := c.ask(ctx, method, path, "application/json", sent)
+	status, got, err := c.ask(ctx, bearer, method, path, "application/json", sent)
 	switch {
 	case err != nil:
 		return err.Error()
@@ -90,11 +95,11 @@ func (c *chaos) asks(ctx context.Context, method, path string, body, answer any)
 // slow machine then does fewer of the plan, and does not need hours to finish them.
 const backlog = 20
 
-func (c *chaos) publish(ctx context.Context, key, topic string, starts, expires time.Duration) string {
+func (c *chaos) publish(ctx context.Context, key string, a *article, starts, expires time.Duration) string {
 	if n := c.behind(ctx); n >= backlog {
 		return fmt.Sprintf("left out: %d are not finished yet", n)
 	}
-	body := map[string]any{"key": key, "topic": topic, "content": content(key)}
+	body := map[string]any{"key": key, "topic": a.topic, "content": content(key), "channels": a.channels}
 	if starts > 0 {
 		body["scheduled_at"] = time.Now().Add(starts).UTC().Format(time.RFC3339Nano)
 	}
@@ -110,7 +115,8 @@ func (c *chaos) publish(ctx context.Context, key, topic string, starts, expires 
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.known[key] = &article{id: p.ID, topic: topic}
+	a.id, a.expires = p.ID, expires > 0
+	c.known[key] = a
 	c.keys = append(c.keys, key)
 	return fmt.Sprintf("accepted for %d: %s", p.Intended, p.ID)
 }
@@ -141,6 +147,9 @@ func (c *chaos) act(ctx context.Context, key, what string) string {
 		return "there is none"
 	}
 	asked := time.Now()
+	if what == "cancel" {
+		a.toCancel.Store(true)
+	}
 	var p fanfare.Publication
 	if refused := c.asks(ctx, http.MethodPost, "/v1/publications/"+string(a.id)+"/"+what, nil, &p); refused != "" {
 		return refused
@@ -159,11 +168,21 @@ func (c *chaos) act(ctx context.Context, key, what string) string {
 	return fmt.Sprintf("answered after %.1fs: it is %s", answered.Sub(asked).Seconds(), p.State)
 }
 
-func (c *chaos) subscription(ctx context.Context, method string, reader int, topic string) string {
-	c.mu.Lock()
-	c.left[fmt.Sprintf("%s reader-%d", topic, reader)] = true
-	c.mu.Unlock()
-	return c.asks(ctx, method, fmt.Sprintf("/v1/topics/%s/subscribers/reader-%d", topic, reader), nil, nil)
+// inbound has a phone answer an SMS, and says whether our webhook took it.
+func (c *chaos) inbound(ctx context.Context, account, from, word string) (taken bool, err error) {
+	body, _ := json.Marshal(map[string]string{"from": from, "to": "+15005550006", "body": word}) // texts always marshal
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, c.addresses[account]+"/sandbox/inbound", bytes.NewReader(body))
+	if err != nil {
+		return false, err
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return false, err
+	}
+	defer response.Body.Close()
+	var became struct{ Posted bool }
+	err = json.NewDecoder(response.Body).Decode(&became)
+	return became.Posted, err
 }
 
 func (c *chaos) replay(ctx context.Context, filter map[string]any) string {
@@ -248,6 +267,9 @@ func (c *chaos) openForAWhile(ctx context.Context, provider string, rest time.Du
 // itself, but for what a person must see to.
 func (c *chaos) misbehave(ctx context.Context, provider string, f sandbox.Faults, account bool, lasts time.Duration) string {
 	f.Pace = c.size.pace
+	c.mu.Lock()
+	c.refusedMail = append(c.refusedMail, f.Reject...)
+	c.mu.Unlock()
 	one := c.sandboxes[provider]
 	if err := one.SetFaults(f); err != nil {
 		return err.Error()
@@ -265,11 +287,19 @@ func (c *chaos) misbehave(ctx context.Context, provider string, f sandbox.Faults
 	return well
 }
 
+// tally counts what was killed.
+func (c *chaos) tally(what string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.killed[what]++
+}
+
 func (c *chaos) kill(p *local.Process) string {
 	pid := p.PID()
 	if err := p.Kill(); err != nil {
 		return "it is not there: " + err.Error()
 	}
+	c.tally("workers and servers")
 	return fmt.Sprintf("killed %d, its life %d", pid, p.Lives())
 }
 
@@ -289,6 +319,7 @@ func (c *chaos) temporalAway(ctx context.Context, lasts time.Duration, lose bool
 		return err.Error()
 	}
 	<-c.temporal.Done()
+	c.tally("Temporal")
 	if lose {
 		files, _ := filepath.Glob(c.where.File + "*") // the pattern is ours
 		for _, file := range files {
@@ -320,6 +351,7 @@ func (c *chaos) postgresAway(ctx context.Context, lasts time.Duration) string {
 		return err.Error()
 	}
 	<-c.postgres.now.Done()
+	c.tally("PostgreSQL")
 	wait(ctx, lasts)
 	for {
 		server, err := local.StartPostgres(ctx, c.postgres.config)

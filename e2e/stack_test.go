@@ -35,6 +35,9 @@ import (
 // speed: machines are shared and slow.
 const patience = 4 * time.Minute
 
+// secret signs links and tokens.
+const secret = "e2e-secret-of-at-least-32-characters"
+
 // twilioToken is that of each account at Twilio's sandboxes.
 const twilioToken = "e2etokenofthirtytwocharacters000"
 
@@ -99,7 +102,7 @@ func start(t *testing.T, s setup) *stack {
 	st.env = append(append(os.Environ(), st.env...),
 		"FANFARE_DATABASE_URL="+st.database, "FANFARE_TEMPORAL_ADDRESS="+temporalAddress,
 		"FANFARE_LISTEN="+st.listen, "FANFARE_PUBLIC_URL="+st.api, "FANFARE_API_URL="+st.api,
-		"FANFARE_API_KEYS=e2e-key", "FANFARE_API_KEY=e2e-key", "FANFARE_SECRET=e2e-secret-of-at-least-32-characters",
+		"FANFARE_API_KEYS=e2e-key", "FANFARE_API_KEY=e2e-key", "FANFARE_SECRET="+secret,
 		"FANFARE_RETRY_FAST=200ms,500ms,1s", "FANFARE_DOUBT_DEADLINE=5s",
 	)
 	st.env = append(st.env, s.env...)
