@@ -16,8 +16,10 @@ import (
 // Preferences go, and the audit of their changes with them: it proves the consent of
 // somebody, and nobody can ask for it by a number. What stays of an address is its hash
 // where it is suppressed, on purpose: not to be written to outlives the person's record.
-// Elsewhere the hash goes too, as addresses can be guessed; that of a device's token, which
-// cannot, stays in what became of each device of a call.
+// Elsewhere the hash goes too, as addresses can be guessed: at once what stands under the
+// number or under an address that nobody else has, and whose turn it was for an address that
+// they shared before, when the publication finishes. That of a device's token, which cannot be
+// guessed, stays in what became of each device of a call.
 func (l *Ledger) EraseSubscriber(ctx context.Context, id fanfare.SubscriberID) error {
 	err := l.transact(ctx, func(tx pgx.Tx) error {
 		// An import under way would subscribe again whom it read before; of two who share an
@@ -63,7 +65,8 @@ func endAllSubscriptions(ctx context.Context, tx pgx.Tx, number fanfare.Subscrib
 }
 
 // eraseSQL empties subscriber $1. What is said of an address by its hash goes when nobody
-// else has the address: until then whose turn it was must not be forgotten.
+// else has the address; until then, while the publication runs, whose turn it was must not
+// be forgotten.
 const eraseSQL = `
 WITH address AS MATERIALIZED (
   SELECT 'email'::channel AS channel, p.email_hash AS hash,
@@ -75,7 +78,9 @@ WITH address AS MATERIALIZED (
 ), turns AS (
   DELETE FROM shared_addresses k USING address a WHERE k.address_hash = a.hash AND k.channel = a.channel AND NOT a.others
 ), bounces AS (
-  DELETE FROM soft_bounces b USING address a WHERE b.channel = a.channel AND b.address_hash = a.hash AND (b.subscriber_number = $1 OR NOT a.others)
+  DELETE FROM soft_bounces WHERE subscriber_number = $1
+), bounces_of_others AS (
+  DELETE FROM soft_bounces b USING address a WHERE b.channel = a.channel AND b.address_hash = a.hash AND NOT a.others AND b.subscriber_number <> $1
 ), words AS (
   DELETE FROM address_events e USING address a WHERE e.channel = a.channel AND e.address_hash = a.hash AND NOT a.others
 ), device AS (

@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	fanfare "github.com/fanfare-dev/fanfare"
+	"github.com/fanfare-dev/fanfare/ledger"
 )
 
 // canary is somebody whose every personal field holds a word that stands nowhere else.
@@ -190,6 +191,55 @@ func TestErasureKeepsWhatOthersNeed(t *testing.T) {
 	require.NoError(t, w.EraseSubscriber(t.Context(), reader(2)))
 	require.Zero(t, one[int](w, `SELECT count(*) FROM shared_addresses`), "nobody has it any more")
 	w.balanced()
+}
+
+// TestErasureForgetsFormerAddresses: of an address that somebody had before, too, nothing is
+// said under their number; whose turn it was is forgotten when it is no question any more.
+func TestErasureForgetsFormerAddresses(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.topic("writer-1")
+	for i := 1; i <= 2; i++ {
+		w.put(fanfare.Subscriber{ID: reader(i), Email: "both@mail.example"})
+		w.subscribe(i)
+	}
+	ref := w.running("article-1", 10)
+	first := w.claimNew(ref, 1)
+	w.settle(ref, first.Call, fanfare.OutcomeAccepted)
+	w.report(w.sharedBounce(ref, first.Call))
+	for i := 1; i <= 2; i++ {
+		w.put(person(i))
+	}
+	require.NoError(t, w.EraseSubscriber(t.Context(), reader(1)))
+	require.Zero(t, one[int](w, `SELECT count(*) FROM soft_bounces`))
+	require.Equal(t, 1, one[int](w, `SELECT count(*) FROM shared_addresses`), "the publication runs")
+	w.sendAll(ref, 10)
+	require.NotNil(t, w.finish(ref.Publication).FinishedAt)
+	require.Zero(t, one[int](w, `SELECT count(*) FROM shared_addresses`))
+	w.balanced()
+}
+
+// TestWhoSharesAnAddressIsNotSentToAfterTheEnd: whose turn it was is forgotten then, and who
+// is taken back must not be sent to beside one who was.
+func TestWhoSharesAnAddressIsNotSentToAfterTheEnd(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(cfg *ledger.Config) { cfg.Ladder = nil })
+	w.topic("writer-1")
+	for i := 1; i <= 2; i++ {
+		w.put(person(i))
+		w.subscribe(i)
+	}
+	ref := w.running("article-1", 10)
+	c := w.claimNew(ref, 1)
+	w.settle(ref, c.Call, fanfare.OutcomeThrottled) // dead at once
+	w.sendAll(ref, 10)
+	require.NotNil(t, w.finish(ref.Publication).FinishedAt)
+	w.put(fanfare.Subscriber{ID: reader(1), Email: person(2).Email})
+	n, _, err := w.Reopen(t.Context(), ref, "run-2")
+	require.NoError(t, err)
+	require.EqualValues(t, 1, n)
+	require.Empty(t, w.claimDue(ref, 10).Recipients)
+	require.Equal(t, "skipped duplicate_address", w.state(ref, 1))
 }
 
 func (w *world) sharedBounce(ref fanfare.BatchRef, call fanfare.CallID) fanfare.ProviderEvent {

@@ -133,14 +133,20 @@ func finish(ctx context.Context, tx pgx.Tx, id fanfare.PublicationID) error {
 	if _, err := tx.Exec(ctx, `SELECT FROM publications WHERE publication_id = $1 FOR UPDATE`, id); err != nil {
 		return err
 	}
+	// Whose turn it was for an address is no question any more, and a hash of an address is
+	// kept no longer than it is needed.
 	_, err := tx.Exec(ctx, `
-		UPDATE publications p SET finished_at = clock_timestamp(),
-		  state = CASE WHEN p.state <> 'running' THEN p.state WHEN books.bad > 0 THEN 'completed_with_failures' ELSE 'completed' END
-		FROM (
-		  SELECT COALESCE(sum(sent + delivered + failed + skipped + dead), 0) AS ended, COALESCE(sum(failed + dead), 0) AS bad
-		  FROM batches WHERE publication_id = $1) books
-		WHERE p.publication_id = $1 AND p.finished_at IS NULL AND p.state IN ('running', 'cancelled', 'expired')
-		  AND books.ended = p.audience * cardinality(p.channels)`, id)
+		WITH finished AS (
+		  UPDATE publications p SET finished_at = clock_timestamp(),
+		    state = CASE WHEN p.state <> 'running' THEN p.state WHEN books.bad > 0 THEN 'completed_with_failures' ELSE 'completed' END
+		  FROM (
+		    SELECT COALESCE(sum(sent + delivered + failed + skipped + dead), 0) AS ended, COALESCE(sum(failed + dead), 0) AS bad
+		    FROM batches WHERE publication_id = $1) books
+		  WHERE p.publication_id = $1 AND p.finished_at IS NULL AND p.state IN ('running', 'cancelled', 'expired')
+		    AND books.ended = p.audience * cardinality(p.channels)
+		  RETURNING p.publication_id
+		)
+		DELETE FROM shared_addresses WHERE publication_id = $1 AND EXISTS (SELECT FROM finished)`, id)
 	return err
 }
 
