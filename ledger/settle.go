@@ -67,12 +67,14 @@ func (l *Ledger) queueSettlePart(b *pgx.Batch, ref fanfare.BatchRef, settled []f
 	if c.refused {
 		b.Queue(reachedBeforeSQL, ref.Publication, ref.Channel, ref.N, c.calls, c.kinds)
 	}
-	statement := settleEachSQL
-	if len(c.named) > 0 {
-		statement = settleNamedSQL
+	statement, args := settleEachSQL, []any{
+		ref.Publication, ref.Channel, ref.N, c.calls, c.kinds, c.codes, c.details, c.ids, c.evidence,
+		c.waits, seconds(l.cfg.DoubtDeadline), endedAt, ladder, c.devices,
 	}
-	b.Queue(statement, ref.Publication, ref.Channel, ref.N, c.calls, c.kinds, c.codes, c.details, c.ids, c.evidence,
-		c.waits, seconds(l.cfg.DoubtDeadline), c.named, c.namedCodes, endedAt, c.namedKinds, ladder, c.devices)
+	if len(c.named) > 0 {
+		statement, args = settleNamedSQL, append(args, c.named, c.namedCodes, c.namedKinds)
+	}
+	b.Queue(statement, args...)
 	if c.proven {
 		b.Queue(proveSQL, ref.Publication, ref.Channel, ref.N, c.calls, c.kinds, c.evidence)
 	}
@@ -90,7 +92,7 @@ type settledColumns struct {
 }
 
 func columnsOfSettled(settled []fanfare.Settlement) settledColumns {
-	c := settledColumns{named: []string{}, namedKinds: []string{}, namedCodes: []string{}}
+	var c settledColumns
 	for _, s := range settled {
 		r := s.Result
 		c.calls, c.kinds = append(c.calls, string(s.Call)), append(c.kinds, string(r.Outcome.Kind))
@@ -128,30 +130,31 @@ func devicesText(devices []fanfare.DeviceResult) *string {
 // Settling calls that name nobody, which is nearly every call, and some that name
 // somebody: then each row's outcome is looked for by its number too.
 var (
-	settleEachSQL  = settleSQL(`($5::text[])[array_position($4::uuid[], d.call_id)]`, `NULL`)
-	settleNamedSQL = settleSQL(`COALESCE(($15::text[])[`+namedPlace+`], ($5::text[])[array_position($4::uuid[], d.call_id)])`,
-		`NULLIF(($13::text[])[`+namedPlace+`], '')`)
+	settleEachSQL  = settleSQL(wholeKind, `NULL`, `true`)
+	settleNamedSQL = settleSQL(`COALESCE(($17::text[])[`+namedPlace+`], `+wholeKind+`)`, `NULLIF(($16::text[])[`+namedPlace+`], '')`, namedPlace+` IS NULL`)
 )
 
-// namedPlace is where a row's call names it, if it does.
-const namedPlace = `array_position($12::text[], d.call_id::text || ' ' || d.subscriber_number::text)`
+const (
+	// callPlace is where a row's call stands among those that are settled, and wholeKind its outcome.
+	callPlace = `array_position($4::uuid[], d.call_id)`
+	wholeKind = `($5::text[])[` + callPlace + `]`
+	// namedPlace is where a row's call names it, if it does.
+	namedPlace = `array_position($15::text[], d.call_id::text || ' ' || d.subscriber_number::text)`
+)
 
-// settleSQL is the statement with the outcome of a recipient, d, and its own code as given.
+// settleSQL is the statement with the outcome of a recipient, d, their own code, and
+// whether their call does not name them.
 //
 // $1 publication, $2 channel, $3 batch; by call: $4 call, $5 outcome, $6 code, $7
-// detail, $8 provider's id, $9 evidence, $10 seconds to wait, $14 when it ended (null:
-// now), $17 devices; $11 seconds from a call's end to its doubt's deadline, $12, $13 and $15
-// the calls with numbers, codes and outcomes of those with an outcome of their own, $16 the
-// ladder: seconds to wait after the first attempt that counts, the second, and so on.
-func settleSQL(kind, code string) string {
-	const (
-		place = `array_position($4::uuid[], d.call_id)`
-		whole = `($5::text[])[` + place + `]`
-	)
-	code = `(SELECT providers FROM settled) ->> d.call_id::text || ':' || COALESCE(` + code + `, CASE WHEN ` + kind + ` = ` + whole + ` THEN ($6::text[])[` + place + `] END, ` + kind + `)`
+// detail, $8 provider's id, $9 evidence, $10 seconds to wait, $12 when it ended (null:
+// now), $14 devices; $11 seconds from a call's end to its doubt's deadline, $13 the ladder:
+// seconds to wait after the first attempt that counts, the second, and so on. Where some are
+// named, $15, $16 and $17 are their calls with their numbers, codes and outcomes.
+func settleSQL(kind, code, unnamed string) string {
+	code = `(SELECT providers FROM settled) ->> d.call_id::text || ':' || COALESCE(` + code + `, CASE WHEN ` + kind + ` = ` + wholeKind + ` THEN ($6::text[])[` + callPlace + `] END, ` + kind + `)`
 	return `
 WITH result AS MATERIALIZED (
-  SELECT * FROM unnest($4::uuid[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $14::timestamptz[], $17::text[])
+  SELECT * FROM unnest($4::uuid[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $12::timestamptz[], $14::text[])
     AS r (call_id, outcome, code, detail, provider_id, evidence, ended_at, devices)
 ), call AS (
   UPDATE calls c SET outcome = r.outcome::outcome, ended_at = COALESCE(r.ended_at, clock_timestamp()), code = r.code, detail = r.detail,
@@ -171,23 +174,21 @@ WITH result AS MATERIALIZED (
   -- By one range of the primary key: the rows of calls lie side by side. Scalar
   -- sub-selects, because a join with the calls makes a generic plan read the whole table,
   -- and one with those named would cost every call what few of them need.
-  UPDATE deliveries d SET
-    state = CASE ` + kind + ` WHEN 'rejected' THEN 'failed' WHEN 'accepted' THEN 'sent' WHEN 'ambiguous' THEN 'in_doubt'
-      WHEN 'throttled' THEN CASE WHEN d.attempts >= cardinality($16::float8[]) THEN 'dead' ELSE 'pending' END ELSE 'pending' END::delivery_state,
-    reason = CASE WHEN ` + kind + ` = 'throttled' AND d.attempts >= cardinality($16) THEN 'retries_exhausted' END,
-    code = CASE WHEN ` + kind + ` = 'rejected' OR ` + kind + ` = 'throttled' AND d.attempts >= cardinality($16) THEN ` + code + ` END,
-    attempts = d.attempts + (` + kind + ` = 'throttled')::int,
-    due_at = CASE ` + kind + ` WHEN 'rejected' THEN NULL WHEN 'accepted' THEN NULL
-      WHEN 'ambiguous' THEN ((SELECT ends FROM settled) ->> d.call_id::text)::timestamptz + make_interval(secs => $11)
-      WHEN 'throttled' THEN CASE WHEN d.attempts < cardinality($16)
-        THEN clock_timestamp() + make_interval(secs => GREATEST(($10::float8[])[` + place + `], ($16)[d.attempts + 1])) END
-      ELSE clock_timestamp() + make_interval(secs => ($10::float8[])[` + place + `]) END,
-    changed_at = clock_timestamp()
+  UPDATE deliveries d SET (state, reason, code, attempts, due_at, changed_at) = (
+    SELECT (CASE WHEN r.kind = 'rejected' THEN 'failed' WHEN r.kind = 'accepted' THEN 'sent' WHEN r.kind = 'ambiguous' THEN 'in_doubt'
+        WHEN r.exhausted THEN 'dead' ELSE 'pending' END)::delivery_state,
+      CASE WHEN r.exhausted THEN 'retries_exhausted' END,
+      CASE WHEN r.kind = 'rejected' OR r.exhausted THEN ` + code + ` END,
+      d.attempts + (r.kind = 'throttled')::int,
+      CASE WHEN r.kind = 'ambiguous' THEN ((SELECT ends FROM settled) ->> d.call_id::text)::timestamptz + make_interval(secs => $11)
+        WHEN r.kind NOT IN ('rejected', 'accepted') AND NOT r.exhausted
+        THEN clock_timestamp() + make_interval(secs => GREATEST(($10::float8[])[` + callPlace + `], CASE WHEN r.kind = 'throttled' THEN ($13::float8[])[d.attempts + 1] END)) END,
+      clock_timestamp()
+    FROM (SELECT kind, kind = 'throttled' AND d.attempts >= cardinality($13::float8[]) AS exhausted FROM (SELECT ` + kind + ` AS kind OFFSET 0) k) r)
   WHERE d.publication_id = $1 AND d.channel = $2 AND d.batch = $3 AND d.call_id = ANY ((SELECT calls FROM settled)::uuid[])
     AND d.subscriber_number >= (SELECT first FROM settled) AND d.subscriber_number <= (SELECT last FROM settled)
-    AND (d.state IN ('sending', 'in_doubt')
-      OR ` + whole + ` = 'accepted' AND d.state IN ('pending', 'dead') AND ` + namedPlace + ` IS NULL)
-  RETURNING d.subscriber_number, d.call_id, ` + kind + ` AS kind, CASE WHEN ` + kind + ` <> ` + whole + ` OR ` + whole + ` = 'rejected' THEN ` + code + ` END AS code
+    AND (d.state IN ('sending', 'in_doubt') OR ` + wholeKind + ` = 'accepted' AND d.state IN ('pending', 'dead') AND ` + unnamed + `)
+  RETURNING d.subscriber_number, d.call_id, ` + kind + ` AS kind, CASE WHEN ` + kind + ` <> ` + wholeKind + ` OR ` + wholeKind + ` = 'rejected' THEN ` + code + ` END AS code
 ), attempted AS (
   INSERT INTO attempts (publication_id, subscriber_number, channel, call_id, outcome, code)
   SELECT $1, subscriber_number, $2, call_id, kind::outcome, code
@@ -199,7 +200,6 @@ WITH result AS MATERIALIZED (
   FROM call WHERE call.outcome = 'ambiguous'
 )
 DELETE FROM doubts WHERE publication_id = $1 AND call_id IN (SELECT call_id FROM call WHERE outcome <> 'ambiguous')
-  AND cardinality($13::text[]) = cardinality($15::text[]) -- they go together
 `
 }
 
