@@ -61,11 +61,7 @@ func columnsOf(events []fanfare.ProviderEvent) []any {
 // eventText is a provider's text as PostgreSQL can keep it, at most so many
 // bytes of it; nil when it is empty.
 func eventText(s string, most int) *string {
-	s = strings.ReplaceAll(strings.ToValidUTF8(s[:min(len(s), most)], ""), "\x00", "")
-	if s == "" {
-		return nil
-	}
-	return &s
+	return textOrNull(strings.ReplaceAll(strings.ToValidUTF8(s[:min(len(s), most)], ""), "\x00", ""))
 }
 
 // ApplyEvents applies at most limit events that were taken in, oldest first, and

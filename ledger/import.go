@@ -260,10 +260,3 @@ func openSubscriptions(ctx context.Context, tx pgx.Tx, topic fanfare.TopicID, m 
 	}
 	return opened, left, nil
 }
-
-func textOrNull(s string) any {
-	if s == "" {
-		return nil
-	}
-	return s
-}

@@ -210,3 +210,11 @@ func isFanfare(err error) bool {
 }
 
 func seconds(d time.Duration) float64 { return d.Seconds() }
+
+// textOrNull keeps empty texts out of the tables.
+func textOrNull(s string) *string {
+	if s == "" {
+		return nil
+	}
+	return &s
+}

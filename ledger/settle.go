@@ -96,8 +96,8 @@ func columnsOfSettled(settled []fanfare.Settlement) settledColumns {
 	for _, s := range settled {
 		r := s.Result
 		c.calls, c.kinds = append(c.calls, string(s.Call)), append(c.kinds, string(r.Outcome.Kind))
-		c.codes, c.details = append(c.codes, pointerTo(r.Outcome.Code)), append(c.details, pointerTo(r.Outcome.Detail))
-		c.ids, c.evidence = append(c.ids, pointerTo(r.ProviderID)), append(c.evidence, pointerTo(r.Evidence))
+		c.codes, c.details = append(c.codes, textOrNull(r.Outcome.Code)), append(c.details, textOrNull(r.Outcome.Detail))
+		c.ids, c.evidence = append(c.ids, textOrNull(r.ProviderID)), append(c.evidence, textOrNull(r.Evidence))
 		c.waits, c.devices = append(c.waits, seconds(r.Outcome.RetryAfter)), append(c.devices, devicesText(r.Devices))
 		for number, outcome := range r.Named {
 			c.named, c.namedKinds, c.namedCodes = append(c.named, fmt.Sprint(s.Call, " ", number)), append(c.namedKinds, string(outcome.Kind)), append(c.namedCodes, outcome.Code)
@@ -106,13 +106,6 @@ func columnsOfSettled(settled []fanfare.Settlement) settledColumns {
 		c.proven = c.proven || r.Outcome.Kind == fanfare.OutcomeAccepted && r.Evidence != ""
 	}
 	return c
-}
-
-func pointerTo(s string) *string {
-	if s == "" {
-		return nil
-	}
-	return &s
 }
 
 // devicesText keeps what became of each device where it says more than the call.
@@ -124,7 +117,7 @@ func devicesText(devices []fanfare.DeviceResult) *string {
 	if err != nil { // it is made of texts
 		return nil
 	}
-	return pointerTo(string(text))
+	return textOrNull(string(text))
 }
 
 // Settling calls that name nobody, which is nearly every call, and some that name
