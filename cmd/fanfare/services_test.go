@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"net/http"
+	"net/http/httptest"
 	"regexp"
 	"strings"
 	"sync/atomic"
@@ -222,6 +224,49 @@ func TestProvidersAreCalledThroughTheGate(t *testing.T) {
 	client := gated(transport)
 	require.Zero(t, client.Timeout, "the lease ends a call")
 	require.Equal(t, fanfare.GatedTransport{Base: transport}, client.Transport)
+}
+
+// Eight batches with 64 calls each are under way on a channel with one message to a
+// call; to open a connection for each would use up a machine's ports.
+func TestConnectionsToAProviderAreKeptForAllCalls(t *testing.T) {
+	t.Parallel()
+	const calls = 8 * 64
+	var opened atomic.Int64
+	arrived, answer := make(chan struct{}), make(chan struct{})
+	provider := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		arrived <- struct{}{}
+		<-answer
+	}))
+	provider.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		if state == http.StateNew {
+			opened.Add(1)
+		}
+	}
+	provider.Start()
+	t.Cleanup(provider.Close)
+	transport := providerTransport()
+	t.Cleanup(transport.CloseIdleConnections)
+	client := gated(transport)
+	for range 3 {
+		var group errgroup.Group
+		for range calls {
+			group.Go(func() error {
+				response, err := client.Post(provider.URL, "", nil)
+				if err != nil {
+					return err
+				}
+				return response.Body.Close()
+			})
+		}
+		for range calls { // all of them at once
+			<-arrived
+		}
+		for range calls {
+			answer <- struct{}{}
+		}
+		require.NoError(t, group.Wait())
+	}
+	require.EqualValues(t, calls, opened.Load())
 }
 
 // TestSMSFromEndToEnd sends to telephones that end as their numbers say. Twilio's

@@ -25,8 +25,9 @@ const (
 	// spare for relay, sweep and planning: a claim that waits for a connection
 	// loses time in which its call may begin.
 	workerConns = 32
-	// providerConns are kept open to a provider: all calls of one worker.
-	providerConns = 64
+	// providerConns are kept open to a provider: all calls of one worker, which are 64 in
+	// each of 8 batches in both lanes of a channel. What is idle for long is closed.
+	providerConns = 2 * 8 * 64
 )
 
 func (a *app) workerCommand() *cobra.Command {
