@@ -1,6 +1,7 @@
 package activities
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"go.temporal.io/sdk/activity"
 
 	fanfare "github.com/fanfare-dev/fanfare"
 )
@@ -98,27 +101,41 @@ func (r *Reconciling) Reconcile(ctx context.Context, in ReconcileInput) (Reconci
 }
 
 // reconcileAll looks up some calls at a time. It returns the batches that have fewer
-// doubts now, or the first thing that could not be written; what there is no time for
-// stays due.
+// doubts now, or the first thing that could not be written. What there is no time for, or
+// nobody to hear of, stays due.
 func (r *Reconciling) reconcileAll(ctx context.Context, due []fanfare.Doubt) ([]fanfare.BatchRef, error) {
 	var mu sync.Mutex
 	var settled []fanfare.BatchRef
 	var failed error
+	began, stopping := time.Now(), activity.GetWorkerStopChannel(ctx)
+	over := func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		select {
+		case <-stopping:
+			return true
+		case <-ctx.Done():
+			return true
+		default:
+			return failed != nil || time.Since(began) >= looksWithin
+		}
+	}
 	var looking sync.WaitGroup
 	places := make(chan struct{}, looksAtOnce)
-	for began, i := time.Now(), 0; i < len(due) && time.Since(began) < looksWithin; i++ {
+	for _, d := range due {
 		places <- struct{}{}
+		if over() {
+			break
+		}
 		looking.Go(func() {
 			defer func() { <-places }()
-			done, err := r.reconcile(ctx, due[i])
+			done, err := r.reconcile(ctx, d)
 			mu.Lock()
 			defer mu.Unlock()
-			if done && !slices.Contains(settled, due[i].Ref) {
-				settled = append(settled, due[i].Ref)
+			if done && !slices.Contains(settled, d.Ref) {
+				settled = append(settled, d.Ref)
 			}
-			if failed == nil {
-				failed = err
-			}
+			failed = cmp.Or(failed, err)
 		})
 	}
 	looking.Wait()

@@ -30,6 +30,7 @@ type doubtBook struct {
 	extended   bool
 	after      time.Duration
 	note       string
+	wrote      func()
 }
 
 func (b *doubtBook) Doubts(_ context.Context, id fanfare.PublicationID, channel fanfare.Channel, limit int) ([]fanfare.Doubt, *time.Duration, error) {
@@ -45,6 +46,9 @@ func (b *doubtBook) write(do func()) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	do()
+	if b.wrote != nil {
+		b.wrote()
+	}
 }
 
 func (b *doubtBook) LookAgain(_ context.Context, d fanfare.Doubt, after time.Duration, extend bool, note string) error {
@@ -102,10 +106,16 @@ var callEnded = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 
 func reconcile(t *testing.T, book *doubtBook, lookUps map[string]activities.LookUp) (activities.ReconcileResult, error) {
 	t.Helper()
+	return reconcileUntil(t, nil, book, lookUps)
+}
+
+func reconcileUntil(t *testing.T, stop chan struct{}, book *doubtBook, lookUps map[string]activities.LookUp) (activities.ReconcileResult, error) {
+	t.Helper()
 	logs := new(bytes.Buffer)
 	r := &activities.Reconciling{Doubter: book, Prover: book, Planner: newBatchBook(1), Renderer: text{}, LookUps: lookUps, Log: slog.New(slog.NewTextHandler(logs, nil))}
 	var suite testsuite.WorkflowTestSuite
 	env := suite.NewTestActivityEnvironment()
+	env.SetWorkerStopChannel(stop)
 	env.RegisterActivity(r)
 	value, err := env.ExecuteActivity(r.Reconcile, activities.ReconcileInput{Publication: publicationID, Channel: fanfare.Email})
 	var result activities.ReconcileResult
@@ -218,4 +228,26 @@ func TestReconcileTakesSomeAtATimeAndSaysWhenToGoOn(t *testing.T) {
 	result, err = reconcile(t, book, nil)
 	require.NoError(t, err)
 	require.Nil(t, result.Next, "nothing is in doubt")
+}
+
+// A provider is asked in vain when nobody stays to hear the answer, or it cannot be
+// written.
+func TestReconcileAsksNoMoreThanItCanUse(t *testing.T) {
+	t.Parallel()
+	for name, book := range map[string]*doubtBook{"the worker stops": {}, "the ledger is away": {err: fanfare.ErrUnavailable}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			for n := range 200 {
+				book.due = append(book.due, fanfare.Doubt{Ref: theBatch, Call: fanfare.CallID(fmt.Sprint(n)), Provider: "sandbox", EndedAt: callEnded})
+			}
+			stop := make(chan struct{})
+			if book.err == nil {
+				book.wrote = sync.OnceFunc(func() { close(stop) })
+			}
+			_, err := reconcileUntil(t, stop, book, map[string]activities.LookUp{"sandbox": shown{}})
+			require.Equal(t, book.err != nil, err != nil, "%v", err)
+			require.NotEmpty(t, book.did)
+			require.LessOrEqual(t, len(book.did), 16, "those that were asked already")
+		})
+	}
 }
