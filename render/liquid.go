@@ -314,7 +314,8 @@ func (r *run) spend(n int) error {
 }
 
 // out is the filter that every output ends with: it escapes, and notes what is missing.
-func (r *run) out(_, value any, line int) (string, error) {
+// where says in which attribute of an html text it stands.
+func (r *run) out(_, value any, line, where int) (string, error) {
 	if err := r.spend(filterCost); err != nil {
 		return "", err
 	}
@@ -329,7 +330,18 @@ func (r *run) out(_, value any, line int) (string, error) {
 	if err := r.write(&b, value); err != nil {
 		return "", err
 	}
-	return b.String(), nil
+	text := b.String()
+	if !r.escape {
+		return text, nil
+	}
+	if where&aLink != 0 && !leads(text) {
+		r.faults = append(r.faults, fault{line, errors.New("puts a link where one leads to that is neither http, https, mailto nor tel")})
+		return "", nil
+	}
+	if where&bare != 0 {
+		text = bareSigns.Replace(text)
+	}
+	return text, nil
 }
 
 func (r *run) write(b *strings.Builder, value any) error {
@@ -475,20 +487,25 @@ func checkTokens(tokens []parser.Token) error {
 // rewrite puts our filter and tags into a text. No line is added.
 func rewrite(tokens []parser.Token) string {
 	var b strings.Builder
+	var at attributes
 	verbatim := ""
 	for _, token := range tokens {
 		switch {
 		case verbatim != "":
 			if token.Type == parser.TagTokenType && token.Name == "end"+verbatim {
 				verbatim = ""
+			} else if verbatim == "raw" {
+				at.feed(token.Source)
 			}
 			b.WriteString(token.Source)
 		case token.Type == parser.ObjTokenType:
-			fmt.Fprintf(&b, "{{%s %s | _out: (%s), %d %s}}", dash(token.Source[2]), sentinel, token.Args, token.SourceLoc.LineNo, dash(token.Source[len(token.Source)-3]))
+			fmt.Fprintf(&b, "{{%s %s | _out: (%s), %d, %d %s}}", dash(token.Source[2]), sentinel, token.Args, token.SourceLoc.LineNo, at.of(), dash(token.Source[len(token.Source)-3]))
 			b.WriteString(strings.Repeat("\n", strings.Count(token.Source, "\n")))
+			at.feed("x")
 		case token.Type == parser.TagTokenType:
 			verbatim = rewriteTag(&b, token)
 		default:
+			at.feed(token.Source)
 			b.WriteString(token.Source)
 		}
 	}

@@ -545,3 +545,44 @@ func TestProveIsBoundedInAll(t *testing.T) {
 	require.ErrorContains(t, err, "all texts together longer than ten")
 	require.Less(t, time.Since(began), 10*time.Second, "twenty of them would take a hundred seconds")
 }
+
+// In attributes escaping is not enough: a space ends a value without quotes, and a link may
+// be a program.
+func TestTemplateMindsAttributes(t *testing.T) {
+	t.Parallel()
+	d := map[string]any{
+		"evil": "x onmouseover=alert(1)", "js": "javascript:alert(1)", "tabbed": " java\tscript:alert(1)", "coded": "&#106;avascript:alert(1)", "data": "data:text/html,x",
+		"web": "https://blog.example/?a=1&b=2", "mail": "mailto:a@b.example", "path": "/a:b", "time": "12:30", "n": 3.0,
+	}
+	for source, want := range map[string]string{
+		`<a title={{ evil }}>`:                                      `<a title=x&#32;onmouseover&#61;alert(1)>`,
+		`<a title=a{{ evil }}>`:                                     `<a title=ax&#32;onmouseover&#61;alert(1)>`,
+		`<td width={{ n }} title="{{ evil }}">{{ evil }}`:           `<td width=3 title="x onmouseover=alert(1)">x onmouseover=alert(1)`,
+		`<a title='a=b {{ evil }}' id = {{ evil }}>`:                `<a title='a=b x onmouseover=alert(1)' id = x&#32;onmouseover&#61;alert(1)>`,
+		`<!-- <a title={{ evil }} --><p>{{ evil }}`:                 `<!-- <a title=x onmouseover=alert(1) --><p>x onmouseover=alert(1)`,
+		`a < b = {{ evil }}`:                                        `a < b = x onmouseover=alert(1)`,
+		`<a href="{{ web }}">`:                                      `<a href="https://blog.example/?a=1&amp;b=2">`,
+		`<a href={{ web }}>`:                                        `<a href=https://blog.example/?a&#61;1&amp;b&#61;2>`,
+		`<a HREF='{{ mail }}'>{{ js }}`:                             `<a HREF='mailto:a@b.example'>javascript:alert(1)`,
+		`<a href="https://blog.example/{{ js }}" title="{{ js }}">`: `<a href="https://blog.example/javascript:alert(1)" title="javascript:alert(1)">`,
+		`<img src="{{ path }}">{{ time }}`:                          `<img src="/a:b">12:30`,
+		`<br/><a{% if n %} href="{{ web }}"{% endif %}>`:            `<br/><a href="https://blog.example/?a=1&amp;b=2">`,
+	} {
+		got, err := filledHTML(source, d)
+		require.NoError(t, err, source)
+		require.Equal(t, want, got, source)
+	}
+	for _, source := range []string{
+		`<a href="{{ js }}">`, `<a class="b" href='{{ js | upcase }}'>`, `<a href={{ js }}>`, `<a href = "{{ tabbed }}">`, `<img src="{{ data }}">`,
+		`<a href="{{ coded | replace: "&#106;", "j" }}">`, `<a href="{% if n %}{{ js }}{% endif %}">`, `{% capture u %}{{ js }}{% endcapture %}<a href="{{ u }}">`,
+		"<a\nhref=\"{{ js }}\">", `<br/><a title=x href="{{ js }}">`, `{% raw %}<a href="{% endraw %}{{ js }}">`,
+	} {
+		_, err := filledHTML(source, d)
+		require.ErrorIs(t, err, fanfare.ErrInvalid, source)
+		require.ErrorContains(t, err, "puts a link where one leads to", source)
+		require.NotContains(t, err.Error(), "script", source)
+	}
+	got, err := filled(`<a href="{{ js }}" title={{ evil }}>`, d)
+	require.NoError(t, err)
+	require.Equal(t, `<a href="javascript:alert(1)" title=x onmouseover=alert(1)>`, got, "what is no HTML stays as it is")
+}
