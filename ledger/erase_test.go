@@ -354,3 +354,50 @@ func TestErasureKeepsNoDoubtOpen(t *testing.T) {
 	require.Equal(t, "dead doubt_held", w.state(ref, 4), "nobody is sent to whose place is empty")
 	w.balanced()
 }
+
+// TestErasureWhileCallsAreUnderWay: whatever becomes of calls that had begun brings nothing
+// back but suppressions, and nobody is sent to again.
+func TestErasureWhileCallsAreUnderWay(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, every, func(c *ledger.Config) { c.DoubtPolicy[fanfare.Email] = ledger.Resend })
+	w.topic("writer-1")
+	w.put(canary())
+	_, err := w.Subscribe(t.Context(), "writer-1", canary().ID)
+	require.NoError(t, err)
+	calls := map[fanfare.BatchRef]fanfare.CallID{}
+	claim := func(key string, channel fanfare.Channel) fanfare.BatchRef {
+		ref := w.runningOn(channel, key, fanfare.Bulk)
+		c := w.singles(ref, 1)
+		require.Len(t, c, 1)
+		calls[ref] = c[0].ID
+		return ref
+	}
+	doubtful, bounced, throttled := claim("a", fanfare.Email), claim("b", fanfare.Email), claim("c", fanfare.Email)
+	unknown, dead := claim("d", fanfare.SMS), claim("e", fanfare.Push)
+	require.NoError(t, w.EraseSubscriber(t.Context(), canary().ID))
+	require.Empty(t, w.whereabouts())
+
+	w.settle(doubtful, calls[doubtful], fanfare.OutcomeAmbiguous)
+	w.settle(throttled, calls[throttled], fanfare.OutcomeThrottled)
+	w.settle(unknown, calls[unknown], fanfare.OutcomeAmbiguous)
+	require.Empty(t, w.whereabouts())
+	w.settle(bounced, calls[bounced], fanfare.OutcomeAccepted)
+	refused := result(fanfare.OutcomeRejected)
+	refused.Suppress = []fanfare.Refused{{Address: canary().Devices[0].Token, Reason: fanfare.SuppressedDeadToken}}
+	w.settleWith(dead, calls[dead], refused)
+	w.report(w.about(fanfare.EventBounced, bounced, calls[bounced]), w.softBounce(throttled, calls[throttled], 1))
+	for _, ref := range []fanfare.BatchRef{doubtful, unknown} {
+		require.NoError(t, w.ApplyPolicy(t.Context(), fanfare.Doubt{Ref: ref, Call: calls[ref]}))
+	}
+	for ref := range calls {
+		c, err := w.ClaimDue(t.Context(), ref, fanfare.Wanted{Provider: "sendgrid", Limit: 10, Single: true}, everyone)
+		require.NoError(t, err)
+		require.Empty(t, c.Calls)
+	}
+	require.Equal(t, "dead doubt_held", w.state(doubtful, 1), "who may have been sent to is not skipped")
+	require.Equal(t, "failed sendgrid:5.1.1", w.state(bounced, 1))
+	require.Equal(t, "dead doubt_held", w.state(unknown, 1))
+	require.Equal(t, "failed twilio:400", w.state(dead, 1))
+	require.Equal(t, []string{"suppressions.address_hash: a token's hash", "suppressions.address_hash: the email's hash"}, w.whereabouts())
+	w.balanced()
+}

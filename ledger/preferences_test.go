@@ -317,3 +317,86 @@ func TestWhatAPreferencesLinkOpens(t *testing.T) {
 	w.unsubscribe(1)
 	require.Equal(t, fanfare.LinkedPreferences{Channels: allOn(), TopicName: "The name of writer-1", OfTopic: allOn()}, open(1), "the subscription has ended")
 }
+
+// TestOptOutsHoldForWhoeverWaits changes everybody's mind while they wait: to be tried again,
+// to be sent to again after a doubt, or taken back from the dead. The claim decides each time.
+func TestOptOutsHoldForWhoeverWaits(t *testing.T) {
+	t.Parallel()
+	const nothing, channelOff, topicOff, left, suppressed, erased, asked, askedAndOff = 1, 2, 3, 4, 5, 6, 7, 8
+	for how, kind := range map[string]fanfare.OutcomeKind{
+		"not reached": fanfare.OutcomeUnavailable, "throttled": fanfare.OutcomeThrottled, "in doubt": fanfare.OutcomeAmbiguous, "dead": fanfare.OutcomeThrottled,
+	} {
+		for _, class := range []fanfare.Class{fanfare.Bulk, fanfare.Transactional} {
+			t.Run(how+", "+string(class), func(t *testing.T) {
+				t.Parallel()
+				channels := []fanfare.Channel{fanfare.Email, fanfare.SMS, fanfare.Push}
+				w := newWorld(t, every, func(c *ledger.Config) {
+					c.DoubtPolicy = map[fanfare.Channel]ledger.Policy{fanfare.Email: ledger.Resend, fanfare.SMS: ledger.Resend, fanfare.Push: ledger.Resend}
+					if how == "dead" {
+						c.Ladder = nil
+					}
+				})
+				w.subscribed(askedAndOff)
+				for i := 1; i <= askedAndOff; i++ {
+					s := phoned(i)
+					s.Email = person(i).Email
+					w.put(s)
+				}
+				refs := map[fanfare.Channel]fanfare.BatchRef{}
+				for _, channel := range channels {
+					ref := w.runningOn(channel, "article-"+string(channel), class)
+					refs[channel] = ref
+					for _, call := range w.singles(ref, 64) {
+						w.settle(ref, call.ID, kind)
+						if how == "in doubt" {
+							require.NoError(t, w.ApplyPolicy(t.Context(), fanfare.Doubt{Ref: ref, Call: call.ID}))
+						}
+					}
+					if how == "dead" {
+						reopened, _, err := w.Reopen(t.Context(), ref, "another run")
+						require.NoError(t, err)
+						require.EqualValues(t, askedAndOff, reopened)
+					}
+				}
+
+				off, on := byChannel{fanfare.Email: false, fanfare.SMS: false, fanfare.Push: false}, byChannel{fanfare.Email: true, fanfare.SMS: true, fanfare.Push: true}
+				w.prefer(channelOff, fanfare.Preferences{Channels: off})
+				w.prefer(topicOff, fanfare.Preferences{Topics: byTopic{"writer-1": off}})
+				w.prefer(asked, fanfare.Preferences{Topics: byTopic{"writer-1": on}})
+				w.prefer(suppressed, fanfare.Preferences{Topics: byTopic{"writer-1": on}})
+				w.prefer(askedAndOff, fanfare.Preferences{Channels: off, Topics: byTopic{"writer-1": on}})
+				_, _, err := w.PutTopic(t.Context(), "writer-1", "Writer One", off)
+				require.NoError(t, err)
+				require.NoError(t, w.EndSubscription(t.Context(), fanfare.UnsubscribeLink{Topic: 1, Number: left}))
+				for channel, address := range map[fanfare.Channel]string{fanfare.Email: person(suppressed).Email, fanfare.SMS: phoned(suppressed).Phone, fanfare.Push: phoned(suppressed).Devices[0].Token} {
+					_, err := w.Suppress(t.Context(), channel, []fanfare.Refused{{Address: address, Reason: fanfare.SuppressedManual}})
+					require.NoError(t, err)
+				}
+				require.NoError(t, w.EraseSubscriber(t.Context(), reader(erased)))
+
+				want := map[int]string{
+					nothing: "skipped opted_out", channelOff: "skipped opted_out", topicOff: "skipped opted_out", left: "skipped unsubscribed",
+					suppressed: "skipped suppressed", erased: "skipped erased", asked: "sending", askedAndOff: "skipped opted_out",
+				}
+				for i := 1; i <= askedAndOff; i++ {
+					if class == fanfare.Transactional && i != suppressed && i != erased {
+						want[i] = "sending"
+					}
+					if how == "in doubt" && want[i] != "sending" {
+						want[i] = "dead doubt_held" // who may have been sent to is not skipped
+					}
+				}
+				for _, channel := range channels {
+					_, err := w.ClaimDue(t.Context(), refs[channel], fanfare.Wanted{Provider: "another", Limit: 64, Single: true}, everyone)
+					require.NoError(t, err)
+					got := map[int]string{}
+					for i := 1; i <= askedAndOff; i++ {
+						got[i] = w.state(refs[channel], i)
+					}
+					require.Empty(t, cmp.Diff(want, got), channel)
+				}
+				w.balanced()
+			})
+		}
+	}
+}
