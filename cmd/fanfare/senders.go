@@ -76,9 +76,9 @@ func (s EmailSettings) offer() offer {
 func (s SMSSettings) offer(publicURL string) offer {
 	o := offer{channel: fanfare.SMS, setting: "FANFARE_SMS_PROVIDERS", chosen: s.SMSProviders}
 	for _, c := range s.twilio(publicURL) {
-		prefix := strings.ToUpper(strings.ReplaceAll(c.Name, "-", "_"))
+		named := func(which string) string { return fanfare.SettingName(c.Name, which) }
 		o.providers = append(o.providers, provider{
-			c.Name, c.AccountSID != "" || c.AuthToken != "", fmt.Sprintf("set %[1]s_ACCOUNT_SID, %[1]s_AUTH_TOKEN and %[1]s_FROM", prefix),
+			c.Name, c.AccountSID != "" || c.AuthToken != "", fmt.Sprintf("set %s, %s and %s", named("ACCOUNT_SID"), named("AUTH_TOKEN"), named("FROM")),
 			func(hc *http.Client, _ *slog.Logger) (activities.Sender, error) { return twilio.New(c, hc) },
 		})
 	}

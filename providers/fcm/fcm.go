@@ -75,18 +75,17 @@ func New(ctx context.Context, c Config, hc *http.Client) (*Sender, error) {
 			wrong = append(wrong, fanfare.Violation{Field: setting, Detail: why})
 		}
 	}
-	base := cmp.Or(hc.Transport, http.DefaultTransport)
-	signedIn, why := signIn(ctx, c, base)
+	signedIn, why := signIn(ctx, c, cmp.Or(hc.Transport, http.DefaultTransport))
 	bad("GOOGLE_APPLICATION_CREDENTIALS", why)
-	bad(settingName(name, "PROJECT_ID"), checkProject(c.ProjectID))
-	bad(settingName(name, "BASE_URL"), checkBase(c.BaseURL))
+	bad(fanfare.SettingName(name, "PROJECT_ID"), checkProject(c.ProjectID))
+	base, why := fanfare.ParseBaseURL(cmp.Or(c.BaseURL, google))
+	bad(fanfare.SettingName(name, "BASE_URL"), why)
 	if len(wrong) > 0 {
 		return nil, fmt.Errorf("configure %s: %w", name, &fanfare.InvalidError{Violations: wrong})
 	}
 	own := *hc
 	own.Transport = oneTry{signedIn}
-	endpoint := strings.TrimSuffix(cmp.Or(c.BaseURL, google), "/") + "/v1"
-	app, err := firebase.NewApp(ctx, &firebase.Config{ProjectID: c.ProjectID}, option.WithHTTPClient(&own), option.WithEndpoint(endpoint))
+	app, err := firebase.NewApp(ctx, &firebase.Config{ProjectID: c.ProjectID}, option.WithHTTPClient(&own), option.WithEndpoint(base.String()+"/v1"))
 	if err != nil {
 		return nil, fmt.Errorf("configure %s: %w", name, err)
 	}
@@ -97,31 +96,12 @@ func New(ctx context.Context, c Config, hc *http.Client) (*Sender, error) {
 	return &Sender{name: name, client: client}, nil
 }
 
-// settingName is how a setting of a provider is called in the environment.
-func settingName(provider, which string) string {
-	return strings.ToUpper(strings.ReplaceAll(provider, "-", "_")) + "_" + which
-}
-
 // project is what Google makes ids of; those of old have a domain in front.
 var project = regexp.MustCompile(`^[a-z0-9][a-z0-9.:-]{0,98}[a-z0-9]$`)
 
 func checkProject(id string) (why string) {
 	if !project.MatchString(id) {
 		return "must be the id of a Firebase project, such as my-blog-1a2b3"
-	}
-	return ""
-}
-
-func checkBase(raw string) (why string) {
-	if raw == "" {
-		return ""
-	}
-	u, err := url.Parse(raw)
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" {
-		return "must be http:// or https:// and a host"
-	}
-	if u.RawQuery != "" || u.Fragment != "" || u.User != nil {
-		return "must be a scheme, a host and perhaps a path"
 	}
 	return ""
 }

@@ -1,6 +1,7 @@
 package fcm
 
 import (
+	"cmp"
 	"encoding/json"
 	"net/http"
 	"regexp"
@@ -18,8 +19,6 @@ const (
 	// quotaWait and unavailableWait are what Google asks for where an answer does not say.
 	quotaWait       = 60 * time.Second
 	unavailableWait = 10 * time.Second
-	// maxWait bounds what a header can ask for: a publication's time is a day.
-	maxWait = 24 * time.Hour
 )
 
 // end is what became of the request for one device.
@@ -41,7 +40,7 @@ var messageID = regexp.MustCompile(`^[A-Za-z0-9:%._-]{1,200}$`)
 // came, since the SDK's predicates do not look into a wrapped one.
 func (s *Sender) judge(got *answer, id string, err error) end {
 	e := end{Outcome: fanfare.Outcome{Code: code(got.status, err)}}
-	wait := func(otherwise time.Duration) time.Duration { return retryAfter(got.header, time.Now(), otherwise) }
+	wait := func(otherwise time.Duration) time.Duration { return cmp.Or(fanfare.RetryAfter(got.header), otherwise) }
 	switch {
 	case got.status/100 == 2 && (got.unread != nil || err != nil || id == ""):
 		e.Kind, e.Detail = fanfare.OutcomeAmbiguous, "the answer said accepted and cannot be read"
@@ -52,7 +51,7 @@ func (s *Sender) judge(got *answer, id string, err error) end {
 		}
 	case got.status/100 == 3:
 		e.Kind, e.Account = fanfare.OutcomeUnavailable, true
-		e.Detail = "FCM's address redirects elsewhere: check " + settingName(s.name, "BASE_URL")
+		e.Detail = "FCM's address redirects elsewhere: check " + fanfare.SettingName(s.name, "BASE_URL")
 	case got.status == http.StatusTooManyRequests:
 		e.Kind, e.RetryAfter, e.Detail = fanfare.OutcomeThrottled, wait(quotaWait), "FCM asks to send more slowly"
 		if e.own = ofDevice(err); e.own {
@@ -81,16 +80,16 @@ func (s *Sender) refused(e *end, status int, err error) {
 	case messaging.IsUnregistered(err):
 		e.dead, e.Detail = true, "the token is not registered any more: the app is gone from the device, or has another token"
 	case messaging.IsSenderIDMismatch(err):
-		e.Detail = "the token belongs to an app of another Firebase project than " + settingName(s.name, "PROJECT_ID") + " names"
+		e.Detail = "the token belongs to an app of another Firebase project than " + fanfare.SettingName(s.name, "PROJECT_ID") + " names"
 	case messaging.IsThirdPartyAuthError(err):
 		e.Kind, e.own = fanfare.OutcomeThrottled, true
 		e.Detail = "Apple or the browser's push service does not take the project's key: upload a valid one (Firebase console, Project settings, Cloud Messaging)"
 	case status == http.StatusUnauthorized:
 		account("FCM does not take the sign-in: set GOOGLE_APPLICATION_CREDENTIALS to the key file of a service account of this project")
 	case status == http.StatusForbidden:
-		account("FCM forbids the call: enable the Firebase Cloud Messaging API in the project of " + settingName(s.name, "PROJECT_ID") + ", and give the service account the role Firebase Cloud Messaging API Admin")
+		account("FCM forbids the call: enable the Firebase Cloud Messaging API in the project of " + fanfare.SettingName(s.name, "PROJECT_ID") + ", and give the service account the role Firebase Cloud Messaging API Admin")
 	case status == http.StatusNotFound, status == http.StatusMethodNotAllowed:
-		account("FCM has no such project, or is not at this address: check " + settingName(s.name, "PROJECT_ID") + " and " + settingName(s.name, "BASE_URL"))
+		account("FCM has no such project, or is not at this address: check " + fanfare.SettingName(s.name, "PROJECT_ID") + " and " + fanfare.SettingName(s.name, "BASE_URL"))
 	default:
 		var fields []string
 		if fields, e.dead = complaint(err); e.dead {
@@ -182,20 +181,4 @@ func code(status int, err error) string {
 		}
 	}
 	return strconv.Itoa(status)
-}
-
-// retryAfter reads how long to wait, in seconds or as a date; a date is measured by the
-// answer's own clock where it shows one. "Now", or a moment that has passed, is a second.
-func retryAfter(header http.Header, now time.Time, otherwise time.Duration) time.Duration {
-	if served, err := http.ParseTime(header.Get("Date")); err == nil {
-		now = served
-	}
-	asked := header.Get("Retry-After")
-	wait := otherwise
-	if seconds, err := strconv.ParseUint(asked, 10, 32); err == nil {
-		wait = time.Duration(seconds) * time.Second
-	} else if at, err := http.ParseTime(asked); err == nil {
-		wait = at.Sub(now)
-	}
-	return min(max(wait, time.Second), maxWait)
 }

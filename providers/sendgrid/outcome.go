@@ -13,11 +13,6 @@ import (
 	"github.com/fanfare-dev/fanfare"
 )
 
-const (
-	// maxWait bounds what a header can ask for: a publication's time is a day.
-	maxWait = 24 * time.Hour
-)
-
 // messageIDForm is the form of an X-Message-Id, of now and of years ago. Anything else may be
 // what is not to be kept, or cannot be.
 var messageIDForm = regexp.MustCompile(`^[A-Za-z0-9._=-]{1,100}$`)
@@ -46,22 +41,22 @@ func (s *Sender) judge(answer *rest.Response, unread error, call fanfare.Call) f
 		}
 		return reply
 	case status/100 == 3:
-		return account("SendGrid's address redirects elsewhere: check " + settingName(s.name, "BASE_URL"))
+		return account("SendGrid's address redirects elsewhere: check " + fanfare.SettingName(s.name, "BASE_URL"))
 	}
 	switch status {
 	case http.StatusUnauthorized:
-		return account("SendGrid does not take the API key: set " + settingName(s.name, "API_KEY") + " to a valid one")
+		return account("SendGrid does not take the API key: set " + fanfare.SettingName(s.name, "API_KEY") + " to a valid one")
 	case http.StatusPaymentRequired:
 		return account("SendGrid wants the account to be paid for: look at its billing")
 	case http.StatusForbidden:
-		return account("SendGrid forbids the call: verify the sender in " + settingName(s.name, "FROM") + ", give the key the Mail Send permission, and see that the account is not suspended")
+		return account("SendGrid forbids the call: verify the sender in " + fanfare.SettingName(s.name, "FROM") + ", give the key the Mail Send permission, and see that the account is not suspended")
 	case http.StatusNotFound, http.StatusMethodNotAllowed:
-		return account("SendGrid has no mail/send at this address: check " + settingName(s.name, "BASE_URL"))
+		return account("SendGrid has no mail/send at this address: check " + fanfare.SettingName(s.name, "BASE_URL"))
 	case http.StatusTooManyRequests:
-		out.RetryAfter = retryAfter(status, header, time.Now())
+		out.RetryAfter = retryAfter(status, header)
 		return say(fanfare.OutcomeThrottled, "SendGrid asks to send more slowly")
 	case http.StatusServiceUnavailable:
-		out.RetryAfter = retryAfter(status, header, time.Now())
+		out.RetryAfter = retryAfter(status, header)
 		return say(fanfare.OutcomeUnavailable, "SendGrid says it is not available")
 	case http.StatusRequestTimeout:
 		return say(fanfare.OutcomeAmbiguous, "SendGrid gave up waiting for the request")
@@ -177,33 +172,18 @@ func (p problem) explain(call fanfare.Call) string {
 	return scrub(p.Field+": "+p.Message, call)
 }
 
-// retryAfter reads how long to wait: Retry-After, in seconds or as a date, else
-// X-RateLimit-Reset, in seconds since 1970; 0 when there is neither. Every answer
-// may show the limit, so its reset counts only where the limit is the reason: in a
-// 429, or when nothing remains of it. Dates are measured by the answer's own clock
-// where it shows one.
-func retryAfter(status int, header http.Header, now time.Time) time.Duration {
-	if served, err := http.ParseTime(header.Get("Date")); err == nil {
-		now = served
-	}
-	asked := header.Get("Retry-After")
-	if seconds, err := strconv.ParseUint(asked, 10, 32); err == nil {
-		return within(time.Duration(seconds) * time.Second)
-	}
-	if at, err := http.ParseTime(asked); err == nil {
-		return within(at.Sub(now))
+// retryAfter is how long to wait: as Retry-After says, else until X-RateLimit-Reset, in
+// seconds since 1970; 0 when there is neither. Every answer may show the limit, so its
+// reset counts only where the limit is the reason: in a 429, or when nothing remains of it.
+func retryAfter(status int, header http.Header) time.Duration {
+	if wait := fanfare.RetryAfter(header); wait > 0 {
+		return wait
 	}
 	if status != http.StatusTooManyRequests && header.Get("X-Ratelimit-Remaining") != "0" {
 		return 0
 	}
 	if reset, err := strconv.ParseUint(header.Get("X-Ratelimit-Reset"), 10, 40); err == nil {
-		return within(time.Unix(int64(reset), 0).Sub(now))
+		return fanfare.RetryAt(header, time.Unix(int64(reset), 0))
 	}
 	return 0
-}
-
-// within keeps a wait sensible. "Now", or a moment that has passed, is a second,
-// so that a refusal never means to call again at once.
-func within(wait time.Duration) time.Duration {
-	return min(max(wait, time.Second), maxWait)
 }

@@ -29,7 +29,6 @@ import (
 	"fmt"
 	"net/http"
 	netmail "net/mail"
-	"net/url"
 	"strings"
 	"unicode"
 
@@ -40,8 +39,12 @@ import (
 	"github.com/fanfare-dev/fanfare"
 )
 
-// maxRecipients is SendGrid's limit of personalizations in one request.
-const maxRecipients = 1000
+const (
+	// maxRecipients is SendGrid's limit of personalizations in one request.
+	maxRecipients = 1000
+	// host is SendGrid's global API.
+	host = "https://api.sendgrid.com"
+)
 
 // Config is what SendGrid needs to know of us.
 type Config struct {
@@ -76,14 +79,15 @@ func New(c Config, hc *http.Client) (*Sender, error) {
 	name := cmp.Or(c.Name, "sendgrid")
 	var wrong []fanfare.Violation
 	bad := func(which, detail string) {
-		wrong = append(wrong, fanfare.Violation{Field: settingName(name, which), Detail: detail})
+		wrong = append(wrong, fanfare.Violation{Field: fanfare.SettingName(name, which), Detail: detail})
 	}
 	if strings.TrimSpace(string(c.APIKey)) == "" {
 		bad("API_KEY", "must not be empty")
 	} else if strings.ContainsFunc(string(c.APIKey), unicode.IsSpace) {
 		bad("API_KEY", "must not hold white space")
 	}
-	if why := checkBase(c.BaseURL); why != "" {
+	base, why := fanfare.ParseBaseURL(cmp.Or(c.BaseURL, host))
+	if why != "" {
 		bad("BASE_URL", why)
 	}
 	from, why := sender(c.From)
@@ -95,36 +99,16 @@ func New(c Config, hc *http.Client) (*Sender, error) {
 	}
 	own := *hc
 	own.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	base := strings.TrimSuffix(c.BaseURL, "/")
 	return &Sender{
 		name:   name,
 		from:   from,
 		client: &rest.Client{HTTPClient: &own},
 		request: func(method rest.Method, path string) rest.Request {
-			r := sdk.GetRequest(string(c.APIKey), path, base)
+			r := sdk.GetRequest(string(c.APIKey), path, base.String())
 			r.Method = method
 			return r
 		},
 	}, nil
-}
-
-// settingName is how a setting of a provider is called in the environment.
-func settingName(provider, which string) string {
-	return strings.ToUpper(strings.ReplaceAll(provider, "-", "_")) + "_" + which
-}
-
-func checkBase(raw string) (why string) {
-	if raw == "" {
-		return ""
-	}
-	u, err := url.Parse(raw)
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" {
-		return "must be http:// or https:// and a host"
-	}
-	if u.RawQuery != "" || u.Fragment != "" || u.User != nil {
-		return "must be a scheme, a host and perhaps a path"
-	}
-	return ""
 }
 
 // sender reads "a@b" or "Name <a@b>". SendGrid takes no Unicode in the address.

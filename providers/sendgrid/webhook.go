@@ -45,7 +45,7 @@ func NewWebhook(name, publicKey string) (*Webhook, error) {
 	key := readKey(publicKey)
 	if key == nil {
 		return nil, fmt.Errorf("configure the webhook of %s: %w", name, &fanfare.InvalidError{Violations: []fanfare.Violation{{
-			Field:  settingName(name, "WEBHOOK_PUBLIC_KEY"),
+			Field:  fanfare.SettingName(name, "WEBHOOK_PUBLIC_KEY"),
 			Detail: "must be the verification key that SendGrid shows for its signed Event Webhook, base64 in one line that begins with MFkwEwYH",
 		}}})
 	}

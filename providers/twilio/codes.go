@@ -35,7 +35,7 @@ func (r refusal) says(provider string) string {
 	case atTwilio, publicSetting:
 		return r.sentence + ": look at " + r.setting
 	}
-	return r.sentence + ": check " + settingName(provider, r.setting)
+	return r.sentence + ": check " + fanfare.SettingName(provider, r.setting)
 }
 
 func rejected(sentence string) refusal {

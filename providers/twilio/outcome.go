@@ -5,17 +5,11 @@ import (
 	"net/http"
 	"regexp"
 	"strconv"
-	"time"
 
 	"github.com/twilio/twilio-go/client"
 	api "github.com/twilio/twilio-go/rest/api/v2010"
 
 	"github.com/fanfare-dev/fanfare"
-)
-
-const (
-	// maxWait bounds what a header can ask for: a publication's time is a day.
-	maxWait = 24 * time.Hour
 )
 
 // messageSID is the form of the id of a message: SM or MM and 32 more.
@@ -64,10 +58,10 @@ func (s *Sender) judge(a answer, to fanfare.Recipient) fanfare.Reply {
 	case a.status/100 == 2:
 		return fanfare.Reply{Outcome: fanfare.Outcome{Kind: fanfare.OutcomeAccepted, Code: out.Code}, ProviderID: a.sid()}
 	case a.status == http.StatusTooManyRequests:
-		out.RetryAfter = retryAfter(a.header, time.Now())
+		out.RetryAfter = fanfare.RetryAfter(a.header)
 		return say(fanfare.OutcomeThrottled, "Twilio asks to send more slowly")
 	case a.status == http.StatusServiceUnavailable:
-		out.RetryAfter = retryAfter(a.header, time.Now())
+		out.RetryAfter = fanfare.RetryAfter(a.header)
 		return say(fanfare.OutcomeUnavailable, "Twilio says it is not available")
 	case a.status == http.StatusRequestTimeout:
 		return say(fanfare.OutcomeAmbiguous, "Twilio gave up waiting for the request")
@@ -100,33 +94,11 @@ func (s *Sender) refused(a answer, out fanfare.Outcome, to fanfare.Recipient) fa
 	}
 	out.Kind, out.Detail, out.Account = meaning.kind, meaning.says(s.name), meaning.account()
 	if out.Kind == fanfare.OutcomeThrottled || out.Kind == fanfare.OutcomeUnavailable {
-		out.RetryAfter = retryAfter(a.header, time.Now())
+		out.RetryAfter = fanfare.RetryAfter(a.header)
 	}
 	reply := fanfare.Reply{Outcome: out}
 	if meaning.suppress != "" {
 		reply.Suppress = []fanfare.Refused{{Address: to.Address, Reason: meaning.suppress}}
 	}
 	return reply
-}
-
-// retryAfter reads how long to wait, in seconds or as a date; 0 when the header does
-// not say. A date is measured by the answer's own clock where it shows one.
-func retryAfter(header http.Header, now time.Time) time.Duration {
-	if served, err := http.ParseTime(header.Get("Date")); err == nil {
-		now = served
-	}
-	asked := header.Get("Retry-After")
-	if seconds, err := strconv.ParseUint(asked, 10, 32); err == nil {
-		return within(time.Duration(seconds) * time.Second)
-	}
-	if at, err := http.ParseTime(asked); err == nil {
-		return within(at.Sub(now))
-	}
-	return 0
-}
-
-// within keeps a wait sensible. "Now", or a moment that has passed, is a second,
-// so that a refusal never means to call again at once.
-func within(wait time.Duration) time.Duration {
-	return min(max(wait, time.Second), maxWait)
 }

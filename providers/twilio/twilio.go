@@ -93,12 +93,12 @@ func New(c Config, hc *http.Client) (*Sender, error) {
 			wrong = append(wrong, fanfare.Violation{Field: which, Detail: why})
 		}
 	}
-	to, why := parseBase(cmp.Or(c.BaseURL, host))
-	bad(settingName(name, "ACCOUNT_SID"), checkSID(c.AccountSID))
-	bad(settingName(name, "AUTH_TOKEN"), checkToken(c.AuthToken))
-	bad(settingName(name, "FROM"), checkFrom(c.From))
-	bad(settingName(name, "BASE_URL"), why)
-	public, why := parseBase(c.PublicURL)
+	to, why := fanfare.ParseBaseURL(cmp.Or(c.BaseURL, host))
+	bad(fanfare.SettingName(name, "ACCOUNT_SID"), checkSID(c.AccountSID))
+	bad(fanfare.SettingName(name, "AUTH_TOKEN"), checkToken(c.AuthToken))
+	bad(fanfare.SettingName(name, "FROM"), checkFrom(c.From))
+	bad(fanfare.SettingName(name, "BASE_URL"), why)
+	public, why := fanfare.ParseBaseURL(c.PublicURL)
 	bad(publicSetting, why)
 	if len(wrong) > 0 {
 		return nil, fmt.Errorf("configure %s: %w", name, &fanfare.InvalidError{Violations: wrong})
@@ -120,11 +120,6 @@ func New(c Config, hc *http.Client) (*Sender, error) {
 			return api.NewApiServiceWithClient(sdk)
 		},
 	}, nil
-}
-
-// settingName is how a setting of a provider is called in the environment.
-func settingName(provider, which string) string {
-	return strings.ToUpper(strings.ReplaceAll(provider, "-", "_")) + "_" + which
 }
 
 var (
@@ -156,18 +151,6 @@ func checkFrom(from string) (why string) {
 		return ""
 	}
 	return "must be a number such as +34612345678, a short code, or a Messaging Service, which begins with MG"
-}
-
-// parseBase reads where somebody can be reached, without a slash at its end.
-func parseBase(raw string) (base *url.URL, why string) {
-	u, err := url.Parse(strings.TrimRight(raw, "/"))
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" {
-		return nil, "must be http:// or https:// and a host"
-	}
-	if u.RawQuery != "" || u.Fragment != "" || u.User != nil {
-		return nil, "must be a scheme, a host and perhaps a path"
-	}
-	return u, ""
 }
 
 // Name is the provider's name in records and in front of its codes.

@@ -35,9 +35,9 @@ type Webhook struct {
 func NewWebhook(name string, token fanfare.Secret, publicURL string) (*Webhook, error) {
 	var wrong []fanfare.Violation
 	if why := checkToken(token); why != "" {
-		wrong = append(wrong, fanfare.Violation{Field: settingName(name, "AUTH_TOKEN"), Detail: why})
+		wrong = append(wrong, fanfare.Violation{Field: fanfare.SettingName(name, "AUTH_TOKEN"), Detail: why})
 	}
-	public, why := parseBase(publicURL)
+	public, why := fanfare.ParseBaseURL(publicURL)
 	if why != "" {
 		wrong = append(wrong, fanfare.Violation{Field: publicSetting, Detail: why})
 	}
