@@ -21,6 +21,8 @@ type exchange struct {
 	w                 http.ResponseWriter
 	r                 *http.Request
 	n                 uint64
+	// failure is the provider's way of saying a status that no rule of its own led to.
+	failure func(status int) []byte
 	// refused says that the provider's own rules refused it; statistics tell
 	// that from a fault's answer.
 	refused bool
@@ -35,17 +37,24 @@ type answer struct {
 	note string
 }
 
-// open writes a call down. It comes first of all, before the body is read.
-func (s *Sandbox) open(w http.ResponseWriter, r *http.Request, provider, channel string) *exchange {
+// open writes a call down, first of all, and reads its body, which is to be given back
+// with release when nothing of it is needed any more. It has ended the call when it says
+// false.
+func (s *Sandbox) open(w http.ResponseWriter, r *http.Request, provider, channel string, most int64, failure func(status int) []byte) (x *exchange, body *bytes.Buffer, ok bool) {
 	arrived := time.Now().UTC()
-	return &exchange{
-		s: s, provider: provider, channel: channel, w: w, r: r,
+	x = &exchange{
+		s: s, provider: provider, channel: channel, w: w, r: r, failure: failure,
 		n: s.store.begin(provider, channel, arrived),
 	}
+	if x.down() {
+		return x, nil, false
+	}
+	body, ok = x.body(most)
+	return x, body, ok
 }
 
 // down ends the call here, and says so, when the whole provider is down.
-func (x *exchange) down(body []byte) bool {
+func (x *exchange) down() bool {
 	mode := x.s.faults.down(x.provider)
 	if mode == "" {
 		return false
@@ -56,12 +65,11 @@ func (x *exchange) down(body []byte) bool {
 	}
 	// The body is taken first, or the client may miss the answer while writing.
 	_, _ = io.Copy(io.Discard, http.MaxBytesReader(x.w, x.r.Body, maxMailBytes))
-	x.reply(answer{status: http.StatusServiceUnavailable, contentType: "application/json", body: body})
+	x.reply(answer{status: http.StatusServiceUnavailable, contentType: "application/json", body: x.failure(http.StatusServiceUnavailable)})
 	return true
 }
 
-// body reads the request into a buffer to be given back with release when nothing
-// of it is needed any more. It has ended the call when it says false.
+// body reads the request into a buffer. It has ended the call when it says false.
 func (x *exchange) body(most int64) (body *bytes.Buffer, ok bool) {
 	buf, _ := x.s.buffers.Get().(*bytes.Buffer)
 	if buf == nil {
@@ -108,13 +116,12 @@ func (x *exchange) note(why string) {
 
 // end does what the faults say, and without one what the provider would: refuse the
 // call, where no is not nil, or accept its messages and say so. What accept has
-// kept the provider has, whatever it answers. failure is the provider's way of
-// saying a status.
-func (x *exchange) end(no *answer, messages int, failure func(status int) []byte, accept func() answer) {
+// kept the provider has, whatever it answers.
+func (x *exchange) end(no *answer, messages int, accept func() answer) {
 	fault := x.fault(no != nil)
 	switch fault.Action {
 	case ActionStatus:
-		x.faultStatus(fault, failure(fault.Status))
+		x.faultStatus(fault)
 		return
 	case ActionClose:
 		x.drop(0)
@@ -169,8 +176,8 @@ func (x *exchange) reply(a answer) {
 	_, _ = x.w.Write(a.body) // a client that left is not an error of ours
 }
 
-// faultStatus answers a fault's status; asJSON is its body in the provider's shape.
-func (x *exchange) faultStatus(f Fault, asJSON []byte) {
+// faultStatus answers a fault's status.
+func (x *exchange) faultStatus(f Fault) {
 	if f.RetryAfter > 0 {
 		x.w.Header().Set("Retry-After", strconv.Itoa(f.RetryAfter))
 	}
@@ -183,7 +190,7 @@ func (x *exchange) faultStatus(f Fault, asJSON []byte) {
 		x.reply(answer{status: f.Status, contentType: "text/html", body: htmlError(f.Status)})
 		return
 	}
-	x.reply(answer{status: f.Status, contentType: "application/json", body: asJSON})
+	x.reply(answer{status: f.Status, contentType: "application/json", body: x.failure(f.Status)})
 }
 
 // htmlError is what a proxy in front of a provider answers.

@@ -211,11 +211,7 @@ func fcmFailure(status int) []byte {
 // sendPush takes one call. What it would have been answered is worked out first;
 // then a fault may answer something else.
 func (s *Sandbox) sendPush(w http.ResponseWriter, r *http.Request) {
-	x := s.open(w, r, fcm, push)
-	if x.down(fcmFailure(http.StatusServiceUnavailable)) {
-		return
-	}
-	buf, ok := x.body(maxPushBytes)
+	x, buf, ok := s.open(w, r, fcm, push, maxPushBytes, fcmFailure)
 	if !ok {
 		return
 	}
@@ -229,7 +225,7 @@ func (s *Sandbox) sendPush(w http.ResponseWriter, r *http.Request) {
 	if no == nil {
 		no = checkPush(request.Message)
 	}
-	x.end(no, 1, fcmFailure, func() answer {
+	x.end(no, 1, func() answer {
 		key := "fake_message_id"
 		if !request.ValidateOnly {
 			in, i := s.store.acceptSingle(x.n, &e)

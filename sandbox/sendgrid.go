@@ -147,11 +147,7 @@ func answerRefusal(w http.ResponseWriter, r *refusal) {
 // sendMail takes one call. What it would have been answered is worked out
 // first; then a fault may answer something else.
 func (s *Sandbox) sendMail(w http.ResponseWriter, r *http.Request) {
-	x := s.open(w, r, sendgrid, email)
-	if x.down(refuse(0, "service not available").body()) {
-		return
-	}
-	buf, ok := x.body(maxMailBytes)
+	x, buf, ok := s.open(w, r, sendgrid, email, maxMailBytes, sendgridFailure)
 	if !ok {
 		return
 	}
@@ -162,7 +158,7 @@ func (s *Sandbox) sendMail(w http.ResponseWriter, r *http.Request) {
 		recipients = m.recipients()
 		x.describe(m.callID(), recipients)
 	}
-	x.end(no.answer(), recipients, sendgridFailure, func() answer {
+	x.end(no.answer(), recipients, func() answer {
 		messageID := newMessageID()
 		w.Header().Set("X-Message-Id", messageID)
 		b := newBatch(messageID, m)

@@ -224,11 +224,7 @@ func twilioFailure(status int) []byte {
 // sendText takes one call. What it would have been answered is worked out first;
 // then a fault may answer something else.
 func (s *Sandbox) sendText(w http.ResponseWriter, r *http.Request) {
-	x := s.open(w, r, twilio, sms)
-	if x.down(twilioFailure(http.StatusServiceUnavailable)) {
-		return
-	}
-	buf, ok := x.body(maxFormBytes)
+	x, buf, ok := s.open(w, r, twilio, sms, maxFormBytes, twilioFailure)
 	if !ok {
 		return
 	}
@@ -241,7 +237,7 @@ func (s *Sandbox) sendText(w http.ResponseWriter, r *http.Request) {
 	e.delivery, call = t.ids()
 	x.describe(call, 1)
 	no := s.judgeText(r, &t, e.body, err)
-	x.end(no, 1, twilioFailure, func() answer {
+	x.end(no, 1, func() answer {
 		in, i := s.store.acceptSingle(x.n, &e)
 		if t.callback != "" {
 			s.smsEvents.report(r.Context(), in, i, i+1)
