@@ -150,7 +150,24 @@ func checkWebpush(m *fcmMessage) *answer {
 	if topic := header(headers, "topic"); topic != "" && !webTopic.MatchString(topic) {
 		return fcmField(field, "Topic must be at most 32 letters of URL-safe base64.")
 	}
+	if no := checkLink(m.Webpush.FCMOptions); no != nil {
+		return no
+	}
 	return checkData("message.webpush.data", m.Webpush.Data)
+}
+
+// checkLink refuses what a browser is not to be led to.
+func checkLink(options json.RawMessage) *answer {
+	var o struct {
+		Link *string `json:"link"`
+	}
+	if len(options) == 0 {
+		return nil
+	}
+	if err := json.Unmarshal(options, &o); err != nil || o.Link != nil && !strings.HasPrefix(*o.Link, "https://") {
+		return fcmField("message.webpush.fcm_options.link", "WebpushFcmOptions.link must be a HTTPS URL.")
+	}
+	return nil
 }
 
 // checkSize bounds what each kind of device would get: what is for all, and what is
@@ -205,7 +222,7 @@ func checkToken(token string) *answer {
 	case "apns":
 		return fcmCode(http.StatusUnauthorized, "UNAUTHENTICATED", "Auth error from APNS or Web Push Service", "THIRD_PARTY_AUTH_ERROR")
 	case "quota":
-		return fcmCode(http.StatusTooManyRequests, "RESOURCE_EXHAUSTED", "Quota exceeded for quota metric 'Messages to a device'.", "QUOTA_EXCEEDED")
+		return fcmCode(http.StatusTooManyRequests, "RESOURCE_EXHAUSTED", "Device message rate exceeded.", "QUOTA_EXCEEDED")
 	case "unavailable":
 		return fcmCode(http.StatusServiceUnavailable, "UNAVAILABLE", "The service is currently unavailable.", "UNAVAILABLE")
 	case "internal":

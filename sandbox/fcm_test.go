@@ -101,6 +101,7 @@ func TestTokensChooseTheirError(t *testing.T) {
 		require.Len(t, got.Error.Details, 1)
 		require.Equal(t, "type.googleapis.com/google.firebase.fcm.v1.FcmError", got.Error.Details[0].Type)
 		require.Equal(t, want.code, got.Error.Details[0].ErrorCode)
+		require.Equal(t, strings.HasPrefix(token, "quota"), strings.Contains(got.Error.Message, "Device message rate"), "it is the device that has too much")
 	}
 	require.Equal(t, http.StatusOK, s.push(pushTo("dead", "d")).status)
 	require.Equal(t, int64(9), s.Stats().ByChannel["push"].RejectedCalls)
@@ -134,6 +135,8 @@ func TestPushRefusals(t *testing.T) {
 		{"apns-expiration", func(m object) { inside(inside(m, "apns"), "headers")["apns-expiration"] = "1h" }, "message.apns.headers"},
 		{"apns-priority", func(m object) { inside(inside(m, "apns"), "headers")["apns-priority"] = "high" }, "message.apns.headers"},
 		{"TTL", func(m object) { inside(inside(m, "webpush"), "headers")["TTL"] = "3600s" }, "message.webpush.headers"},
+		{"a link without TLS", func(m object) { inside(m, "webpush")["fcm_options"] = object{"link": "http://blog.example/a"} }, "message.webpush.fcm_options.link"},
+		{"a link that is none", func(m object) { inside(m, "webpush")["fcm_options"] = object{"link": "/a"} }, "message.webpush.fcm_options.link"},
 		{"Topic", func(m object) { inside(inside(m, "webpush"), "headers")["Topic"] = long }, "message.webpush.headers"},
 		{"data too long", func(m object) { inside(m, "data")["x"] = strings.Repeat("x", 4000) }, ""},
 		{"payload too long", func(m object) { inside(inside(m, "apns"), "payload")["x"] = strings.Repeat("x", 4000) }, ""},
@@ -159,6 +162,7 @@ func TestPushRefusals(t *testing.T) {
 	for _, ttl := range []string{"0s", "2419200s", "2419200.0s", "3.5s"} {
 		m := pushTo("token", "d")
 		m["android"].(object)["ttl"] = ttl
+		m["webpush"].(object)["fcm_options"] = object{"link": "https://blog.example/a"}
 		require.Equal(t, http.StatusOK, s.push(m).status, ttl)
 	}
 }

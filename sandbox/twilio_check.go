@@ -36,6 +36,7 @@ var twilioReasons = map[int]string{
 	20503: "Service unavailable",
 	21211: "Invalid 'To' Phone Number",
 	21212: "The 'From' number is not a valid phone number, shortcode, or alphanumeric sender ID",
+	21266: "'To' and 'From' number cannot be the same",
 	21408: "Permission to send an SMS has not been enabled for the region indicated by the 'To' number",
 	21602: "Message body is required",
 	21603: "A 'From' phone number is required",
@@ -124,6 +125,8 @@ func checkText(t *text) int {
 		return 21211
 	case t.from == "" && t.service == "":
 		return 21603
+	case t.to == t.from:
+		return 21266
 	case t.body == "":
 		return 21602
 	case utf8.RuneCountInString(t.body) > maxTextLength:
@@ -171,34 +174,39 @@ func validCallback(address string) bool {
 const (
 	gsm7 = "@£$¥èéùìòÇ\nØø\rÅåΔ_ΦΓΛΩΠΨΣΘΞÆæßÉ !\"#¤%&'()*+,-./0123456789:;<=>?" +
 		"¡ABCDEFGHIJKLMNOPQRSTUVWXYZÄÖÑÜ§¿abcdefghijklmnopqrstuvwxyzäöñüà"
-	gsm7Extended = "^{}\\[~]|€"
+	gsm7Extended = "\f^{}\\[~]|€"
 )
 
 // countSegments is how many SMS a text takes: 160 letters of GSM-7, 153 to each where
-// they are several; where one letter is not among them 70 and 67 of UTF-16.
+// they are several; where one letter is not among them 70 and 67 of UTF-16. What takes
+// two places is not cut in two.
 func countSegments(body string) int {
-	septets, units := 0, 0
+	var septets, units []int
+	plain := true
 	for _, c := range body {
+		units = append(units, 1+min(int(c>>16), 1))
 		switch {
-		case septets < 0: // it is UTF-16 already
 		case strings.ContainsRune(gsm7, c):
-			septets++
+			septets = append(septets, 1)
 		case strings.ContainsRune(gsm7Extended, c):
-			septets += 2
+			septets = append(septets, 2)
 		default:
-			septets = -1
-		}
-		units++
-		if c > 0xFFFF {
-			units++
+			plain = false
 		}
 	}
-	length, one, each := septets, 160, 153
-	if septets < 0 {
-		length, one, each = units, 70, 67
+	letters, one, each := septets, 160, 153
+	if !plain {
+		letters, one, each = units, 70, 67
 	}
-	if length <= one {
+	total, segments, room := 0, 1, each
+	for _, places := range letters {
+		total += places
+		if room -= places; room < 0 {
+			segments, room = segments+1, each-places
+		}
+	}
+	if total <= one {
 		return 1
 	}
-	return (length + each - 1) / each
+	return segments
 }

@@ -129,6 +129,7 @@ func TestTextRefusals(t *testing.T) {
 	}{
 		{"To", "", 21604},
 		{"To", "34600000001", 21211},
+		{"To", ours, 21266},
 		{"To", "+34 600000001", 21211},
 		{"To", "+15005550001", 21211},
 		{"To", "+15005550002", 21612},
@@ -178,7 +179,7 @@ func TestTextRefusals(t *testing.T) {
 		require.Equal(t, http.StatusCreated, s.form(form).status, field)
 	}
 	stats := s.Stats()
-	require.Equal(t, int64(27), stats.ByChannel["sms"].RejectedCalls)
+	require.Equal(t, int64(28), stats.ByChannel["sms"].RejectedCalls)
 	require.Equal(t, int64(5), stats.ByChannel["sms"].Messages)
 }
 
@@ -220,6 +221,10 @@ func TestSegments(t *testing.T) {
 		{strings.Repeat("😀", 35), "1"},
 		{strings.Repeat("😀", 36), "2"},
 		{strings.Repeat("ж", 135), "3"},
+		// What takes two places is not cut in two.
+		{strings.Repeat("a", 152) + "€" + strings.Repeat("a", 152), "3"},
+		{strings.Repeat("ж", 66) + "😀" + strings.Repeat("ж", 66), "3"},
+		{strings.Repeat("a", 159) + "\f", "2"},
 	} {
 		require.Equal(t, tt.want, *s.text(texting("+34600000001").SetBody(tt.body)).NumSegments, "%d of %.4s", len([]rune(tt.body)), tt.body)
 	}
