@@ -2,6 +2,7 @@ package sandbox_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/ecdsa"
 	"encoding/json"
@@ -139,9 +140,12 @@ func mailTo(addresses ...string) object {
 }
 
 // told gives what was told of each address, in the order of the events' own times
-// and, within a second, of their coming.
+// and, within a second, of their usual course: posts under way at once pass each other.
 func told(events []object) map[string][]string {
-	slices.SortStableFunc(events, func(a, b object) int { return int(a["timestamp"].(float64) - b["timestamp"].(float64)) })
+	course := []any{"processed", "dropped", "bounce", "deferred", "delivered", "open", "click", "spamreport"}
+	slices.SortFunc(events, func(a, b object) int {
+		return cmp.Or(cmp.Compare(a["timestamp"].(float64), b["timestamp"].(float64)), cmp.Compare(slices.Index(course, a["event"]), slices.Index(course, b["event"])))
+	})
 	out := map[string][]string{}
 	for _, e := range events {
 		out[e["email"].(string)] = append(out[e["email"].(string)], e["event"].(string))
