@@ -28,6 +28,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	fanfare "github.com/fanfare-dev/fanfare"
+	"github.com/fanfare-dev/fanfare/schema"
 )
 
 // The spans of a lease.
@@ -130,17 +131,19 @@ func dialer() *net.Dialer {
 // Close waits for the connections in use and closes them all.
 func (l *Ledger) Close() { l.pool.Close() }
 
-// Ping asks whether PostgreSQL answers and the ledger's tables are there.
+// Ping asks whether PostgreSQL answers and has all tables that this ledger knows. They
+// may be newer: while an upgrade is under way, those of before go on.
 func (l *Ledger) Ping(ctx context.Context) error {
-	var ready bool
-	err := l.pool.QueryRow(ctx, `SELECT to_regclass('deliveries') IS NOT NULL`).Scan(&ready)
-	if err != nil {
-		return failed("ping", err)
+	var version int64
+	err := l.pool.QueryRow(ctx, `SELECT COALESCE(max(version_id), 0) FROM goose_db_version WHERE is_applied`).Scan(&version)
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) && pg.Code == "42P01" { // there is no such table
+		err = nil
 	}
-	if !ready {
-		return fmt.Errorf("ping: the tables are missing, run `fanfare migrate up`: %w", fanfare.ErrUnavailable)
+	if err == nil && version < schema.Version() {
+		return fmt.Errorf("ping: tables are missing, run `fanfare migrate up`: %w", fanfare.ErrUnavailable)
 	}
-	return nil
+	return failed("ping", err)
 }
 
 // transact runs do in a transaction and commits when it returns nil.

@@ -13,6 +13,8 @@ import (
 
 	fanfare "github.com/fanfare-dev/fanfare"
 	"github.com/fanfare-dev/fanfare/ledger"
+	"github.com/fanfare-dev/fanfare/local/localtest"
+	"github.com/fanfare-dev/fanfare/schema"
 )
 
 func (w *world) lease(limit int, span time.Duration) []fanfare.Order {
@@ -211,10 +213,21 @@ func TestTheLedgerSaysWhenTheDatabaseIsNotReady(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	require.NoError(t, w.Ping(t.Context()))
-	w.exec(`DROP TABLE deliveries CASCADE`)
-	err := w.Ping(t.Context())
-	require.ErrorIs(t, err, fanfare.ErrUnavailable)
-	require.ErrorContains(t, err, "fanfare migrate up")
+	_, err := schema.Down(t.Context(), w.url)
+	require.NoError(t, err)
+	empty, err := ledger.Open(t.Context(), localtest.EmptyDatabase(t), 2, ledger.Config{})
+	require.NoError(t, err)
+	t.Cleanup(empty.Close)
+	for _, l := range []*ledger.Ledger{w.Ledger, empty} {
+		err = l.Ping(t.Context())
+		require.ErrorIs(t, err, fanfare.ErrUnavailable, "without its newest tables, too")
+		require.ErrorContains(t, err, "fanfare migrate up")
+	}
+	_, err = schema.Up(t.Context(), w.url)
+	require.NoError(t, err)
+	require.NoError(t, w.Ping(t.Context()))
+	w.exec(`INSERT INTO goose_db_version (version_id, is_applied) VALUES (99999, true)`)
+	require.NoError(t, w.Ping(t.Context()), "the servers of before an upgrade go on until they are replaced")
 
 	away, err := ledger.Open(t.Context(), "postgres://nobody@127.0.0.1:1/none", 2, ledger.Config{})
 	require.NoError(t, err, "it is opened while PostgreSQL is away")

@@ -29,6 +29,18 @@ type Migration struct {
 	AppliedAt *time.Time `json:"applied_at"`
 }
 
+// Version is that of the newest migration.
+func Version() int64 {
+	newest := int64(0)
+	names, _ := fs.Glob(migrations, "migrations/*.sql") // fails for a bad pattern only
+	for _, name := range names {
+		if version, err := goose.NumericComponent(name); err == nil {
+			newest = max(newest, version)
+		}
+	}
+	return newest
+}
+
 // Up applies every migration that the database does not have yet and returns
 // the names of those it applied.
 func Up(ctx context.Context, url string) ([]string, error) {
