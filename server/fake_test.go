@@ -49,6 +49,7 @@ func newFakeLedger() *fakeLedger {
 	}
 }
 
+// enter gives what leaves again. Until then nobody else is inside, also where it failed.
 func (f *fakeLedger) enter(ctx context.Context, op string) (func(), error) {
 	f.mu.Lock()
 	inside, fail := f.inside, f.fail
@@ -56,13 +57,12 @@ func (f *fakeLedger) enter(ctx context.Context, op string) (func(), error) {
 	if inside != nil {
 		inside(ctx, op)
 	}
-	if err := ctx.Err(); err != nil {
-		return func() {}, fmt.Errorf("%s: %w", op, err)
-	}
-	if fail != nil {
-		return func() {}, fmt.Errorf("%s: %w", op, fail)
-	}
 	f.mu.Lock()
+	for _, err := range []error{ctx.Err(), fail} {
+		if err != nil {
+			return f.mu.Unlock, fmt.Errorf("%s: %w", op, err)
+		}
+	}
 	return f.mu.Unlock, nil
 }
 
