@@ -29,6 +29,9 @@ const (
 	// maxFollowersEach is how many of them are one subscriber's: more open pages than
 	// people have, and too few to keep the others out.
 	maxFollowersEach = 20
+	// pieceBytes is how much of a stream a client must take before it is held for gone: in
+	// 30 s, less than the slowest mobile network carries.
+	pieceBytes = 16 << 10
 )
 
 // followers are the open streams of this server. They learn of news by one query for all
@@ -225,10 +228,16 @@ func (i *inbox) open(c echo.Context) *stream {
 	return &stream{out: c.Response(), control: control, patient: i.spans.idle}
 }
 
+// write gives each piece its time: a client that was cut in a large item would come back
+// for the same item, and be cut again.
 func (s *stream) write(text string) error {
-	_ = s.control.SetWriteDeadline(time.Now().Add(s.patient))
-	if _, err := io.WriteString(s.out, text); err != nil {
-		return err
+	for len(text) > 0 {
+		piece := text[:min(len(text), pieceBytes)]
+		text = text[len(piece):]
+		_ = s.control.SetWriteDeadline(time.Now().Add(s.patient))
+		if _, err := io.WriteString(s.out, piece); err != nil {
+			return err
+		}
 	}
 	return s.control.Flush()
 }

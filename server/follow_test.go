@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -57,11 +58,14 @@ func (r *running) follow(t *testing.T, query string, edits ...edit) *streaming {
 	go func() {
 		defer close(s.blocks)
 		defer response.Body.Close()
-		lines := bufio.NewScanner(response.Body)
-		lines.Buffer(nil, 64<<20)
+		lines := bufio.NewReader(response.Body)
 		var block sse
-		for lines.Scan() {
-			name, value, _ := strings.Cut(lines.Text(), ": ")
+		for {
+			line, err := lines.ReadString('\n')
+			if err != nil {
+				return
+			}
+			name, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), ": ")
 			switch name {
 			case "":
 				if block != (sse{}) {
@@ -296,6 +300,37 @@ func TestStreamWaitsForTheDatabase(t *testing.T) {
 	require.Equal(t, 1, strings.Count(r.logs.String(), "streams wait until they can"))
 }
 
+// slowConnection takes so little at once before the deadline must be set anew.
+type slowConnection struct {
+	http.ResponseWriter
+	left  int
+	taken strings.Builder
+}
+
+func (s *slowConnection) SetWriteDeadline(time.Time) error { s.left = 32 << 10; return nil }
+func (s *slowConnection) FlushError() error                { return nil }
+
+func (s *slowConnection) Write(p []byte) (int, error) {
+	n := min(len(p), s.left)
+	s.left -= n
+	s.taken.Write(p[:n])
+	if n < len(p) {
+		return n, os.ErrDeadlineExceeded
+	}
+	return n, nil
+}
+
+// A client that reads on is not cut, however long it takes for a large item: it would
+// come back for the same item, and be cut again.
+func TestStreamWaitsForAClientThatReadsOn(t *testing.T) {
+	t.Parallel()
+	slow := &slowConnection{}
+	s := &stream{out: slow, control: http.NewResponseController(slow), patient: time.Second}
+	large := strings.Repeat("long ", 1<<16)
+	require.NoError(t, s.write(large))
+	require.Equal(t, large, slow.taken.String())
+}
+
 // A client that does not read holds up nobody, is not read for meanwhile, and is cut.
 func TestStreamOfASlowClientIsCut(t *testing.T) {
 	t.Parallel()
@@ -304,11 +339,12 @@ func TestStreamOfASlowClientIsCut(t *testing.T) {
 	conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", strings.TrimPrefix(r.base, "http://"))
 	require.NoError(t, err)
 	defer conn.Close()
+	require.NoError(t, conn.(*net.TCPConn).SetReadBuffer(4<<10))
 	_, err = fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: x\r\n\r\n", readerToken+tokenFor(time.Hour))
 	require.NoError(t, err)
 	s := r.follow(t, "")
 	s.next()
-	large := strings.Repeat("long ", 1<<20)
+	large := strings.Repeat("long ", 1<<18)
 	for i := range 6 { // more than the buffers of two sockets hold
 		r.ledger.post(large)
 		require.Len(t, s.item(fmt.Sprint(i+1)).Item.Title, len(large))
