@@ -167,6 +167,9 @@ func (i *inbox) FollowInbox(c echo.Context, params api.FollowInboxParams) error 
 	}
 	defer i.followers.leave(one)
 	s := i.open(c)
+	if isHead(c) {
+		return nil
+	}
 	err = s.write(comeBack())
 	if err == nil {
 		err = s.send(at.Seen, "unread", map[string]int64{"unread": inbox.Unread})

@@ -183,6 +183,23 @@ func TestStreamGoesOnWhereItWasCut(t *testing.T) {
 	}
 }
 
+// Who asks for the header alone gets it, and leaves no stream behind.
+func TestStreamsHeaderAlone(t *testing.T) {
+	t.Parallel()
+	r := start(t, quick)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	for range 2 { // over the same connection
+		_, got, err := r.try(ctx, http.MethodHead, readerToken+tokenFor(time.Hour), "", noKey)
+		require.NoError(t, err)
+		require.Equal(t, http.StatusOK, got.status)
+		require.Equal(t, "text/event-stream", got.header.Get("Content-Type"))
+	}
+	_, got, err := r.try(ctx, http.MethodHead, readerToken+"x", "", noKey)
+	require.NoError(t, err)
+	require.Equal(t, http.StatusUnauthorized, got.status)
+}
+
 func TestStreamTakesATokenInItsAddressAndNothingElseDoes(t *testing.T) {
 	t.Parallel()
 	r := start(t)

@@ -98,14 +98,19 @@ func survivePanic(log *slog.Logger) echo.MiddlewareFunc {
 	})
 }
 
+// headOnly is the key under which a request's context says that it was HEAD.
+type headOnly struct{}
+
 // answerHead answers HEAD as GET; net/http leaves the body out.
 func answerHead(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == http.MethodHead {
-			get := *r
-			get.Method = http.MethodGet
-			r = &get
+			r = r.WithContext(context.WithValue(r.Context(), headOnly{}, true))
+			r.Method = http.MethodGet
 		}
 		next.ServeHTTP(w, r)
 	})
 }
+
+// isHead reports whether nobody reads the answer's body. It matters only where that has no end.
+func isHead(c echo.Context) bool { return c.Request().Context().Value(headOnly{}) != nil }
