@@ -151,7 +151,7 @@ func (f *followers) look(ctx context.Context) error {
 // token expires or the server stops.
 func (i *inbox) FollowInbox(c echo.Context, params api.FollowInboxParams) error {
 	me := tokenOf(c)
-	inbox, err := i.reader.Inbox(c.Request().Context(), fanfare.InboxQuery{Number: me.Number, Limit: 1})
+	inbox, err := i.whereItStands(c.Request().Context(), me.Number)
 	if err != nil {
 		return err
 	}
@@ -160,6 +160,9 @@ func (i *inbox) FollowInbox(c echo.Context, params api.FollowInboxParams) error 
 		if given != nil {
 			at.Seen = fanfare.InboxChange(*given)
 		}
+	}
+	if at.Seen > inbox.Change {
+		at.Seen = 0 // unknown, and must stay so when the inbox gets that far
 	}
 	one, err := i.followers.join(at)
 	if err != nil {
@@ -183,6 +186,13 @@ func (i *inbox) FollowInbox(c echo.Context, params api.FollowInboxParams) error 
 		i.followers.log.Debug("a stream's client is gone", "request_id", requestID(c), "error", err)
 	}
 	return nil
+}
+
+// whereItStands takes no longer than other requests may.
+func (i *inbox) whereItStands(ctx context.Context, number fanfare.SubscriberNumber) (fanfare.Inbox, error) {
+	ctx, cancel := context.WithTimeout(ctx, i.spans.request)
+	defer cancel()
+	return i.reader.Inbox(ctx, fanfare.InboxQuery{Number: number, Limit: 1})
 }
 
 // keepTelling writes the news of one to s until ctx or the server ends.

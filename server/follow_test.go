@@ -183,6 +183,51 @@ func TestStreamGoesOnWhereItWasCut(t *testing.T) {
 	}
 }
 
+// A position that the inbox has not reached, as after the database was restored, is unknown,
+// also where the inbox passes it before the first look.
+func TestStreamFromAnUnknownPositionBringsEverything(t *testing.T) {
+	t.Parallel()
+	r := start(t, quick)
+	r.ledger.post("item 1")
+	posted := make(chan struct{})
+	r.ledger.set(func() {
+		r.ledger.inside = func(_ context.Context, op string) {
+			if op == "read news" {
+				<-posted
+			}
+		}
+	})
+	s := r.follow(t, "&last_event_id=3")
+	require.Equal(t, "unread", s.next().Event)
+	for i := range 4 {
+		r.ledger.post(fmt.Sprintf("item %d", i+2))
+	}
+	close(posted)
+	for i := range 5 {
+		require.Equal(t, fmt.Sprintf("item %d", i+1), s.item(fmt.Sprint(i+1)).Item.Title)
+	}
+}
+
+// To open a stream takes no longer than another request: a client must not wait for ever.
+func TestStreamThatCannotBeOpenedIsGivenUp(t *testing.T) {
+	t.Parallel()
+	r := start(t, quick, func(_ *Config, s *spans, _ *[]Check) { s.request = 50 * time.Millisecond })
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	r.ledger.set(func() {
+		r.ledger.inside = func(in context.Context, _ string) {
+			select {
+			case <-in.Done():
+			case <-ctx.Done():
+			}
+		}
+	})
+	_, got, err := r.try(ctx, http.MethodGet, readerToken+tokenFor(time.Hour), "", noKey)
+	require.NoError(t, err)
+	require.Equal(t, http.StatusServiceUnavailable, got.status)
+	require.True(t, got.problem(t).Retryable)
+}
+
 // Who asks for the header alone gets it, and leaves no stream behind.
 func TestStreamsHeaderAlone(t *testing.T) {
 	t.Parallel()
