@@ -3,7 +3,9 @@ package server
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/csv"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -38,8 +40,10 @@ type suppressions struct {
 
 func (s *suppressions) ListSuppressions(c echo.Context, params api.ListSuppressionsParams) error {
 	after, err := readCursor(params.Cursor, func(cursor string) (fanfare.SuppressionQuery, bool) {
-		channel, hash, found := strings.Cut(cursor, " ")
-		return fanfare.SuppressionQuery{AfterChannel: fanfare.Channel(channel), AfterHash: hash}, found
+		channel, hash, _ := strings.Cut(cursor, " ")
+		raw, err := hex.DecodeString(hash)
+		q := fanfare.SuppressionQuery{AfterChannel: fanfare.Channel(channel), AfterHash: hash}
+		return q, err == nil && len(raw) == sha256.Size && q.AfterChannel.Valid()
 	})
 	if err != nil {
 		return err

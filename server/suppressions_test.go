@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/hex"
 	"net/http"
 	"slices"
@@ -155,6 +156,26 @@ func TestSuppressionsAreListedInPages(t *testing.T) {
 		require.Len(t, seen, want, query)
 	}
 	require.Equal(t, http.StatusBadRequest, r.send(t, http.MethodGet, "/v1/suppressions?address_hash=ada", "").status)
+}
+
+// A cursor that no page gave is refused: the ledger would fail at a NUL, and begin again
+// at what is no hash.
+func TestCursorsThatNoPageGaveAreRefused(t *testing.T) {
+	t.Parallel()
+	r := start(t)
+	hash := suppressionOf(fanfare.Email, "a", "").Hash
+	for list, cursors := range map[string][]string{
+		"/v1/suppressions":                     {"email", "email ", "email zz", "email " + hash[2:], "em\x00ail " + hash, "em\xff " + hash, " " + hash, "email " + hash + "00"},
+		"/v1/templates":                        {"a\x00b", "ñ", strings.Repeat("x", 201)},
+		"/v1/templates/t1/versions":            {"0", "-1", "x", "2147483648", "99999999999999999999"},
+		"/v1/subscribers/reader-1/preferences": {"0", "-1", "x", "99999999999999999999"},
+	} {
+		for _, cursor := range cursors {
+			got := r.send(t, http.MethodGet, list+"?cursor="+base64.RawURLEncoding.EncodeToString([]byte(cursor)), "")
+			require.Equal(t, http.StatusBadRequest, got.status, "%s %q", list, cursor)
+			require.Equal(t, []string{"cursor"}, fields(got.problem(t)))
+		}
+	}
 }
 
 func TestAProvidersListIsTakenOver(t *testing.T) {

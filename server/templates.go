@@ -107,8 +107,8 @@ func (t *templating) ListTemplates(c echo.Context, params api.ListTemplatesParam
 
 func (t *templating) ListTemplateVersions(c echo.Context, name string, params api.ListTemplateVersionsParams) error {
 	before, err := readCursor(params.Cursor, func(s string) (int, bool) {
-		n, err := strconv.Atoi(s)
-		return n, err == nil && n > 0
+		n, err := strconv.ParseInt(s, 10, 32)
+		return int(n), err == nil && n > 0
 	})
 	if err != nil {
 		return err
