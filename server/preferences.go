@@ -204,6 +204,7 @@ func boxes(prefix string, channels []fanfare.Channel, wanted map[fanfare.Channel
 // not looked at.
 func readForm(c echo.Context, topic fanfare.Topic) (fanfare.Preferences, error) {
 	r := c.Request()
+	r.URL.RawQuery = "" // what trackers append is none of ours, and often not well-formed
 	r.Body = http.MaxBytesReader(c.Response(), r.Body, maxForm)
 	if err := r.ParseForm(); err != nil {
 		return fanfare.Preferences{}, fmt.Errorf("read form: %w", bodyError(err))

@@ -181,6 +181,17 @@ func TestPreferencesPageWithoutATopic(t *testing.T) {
 	require.Equal(t, []fanfare.Preferences{{Channels: map[fanfare.Channel]bool{fanfare.InApp: false}}}, r.ledger.given, "a form from before the subscription ended")
 }
 
+// What trackers and mail programs append to a link is none of ours, and keeps nobody in.
+func TestPreferencesPageAtAnAddressWithMore(t *testing.T) {
+	t.Parallel()
+	for _, query := range []string{"?utm=a&x=b", "?utm=a;x=b", "?utm=%zz", "?was-email=off&email=on"} {
+		r := start(t)
+		got := r.post(t, testPage+query, url.Values{"was-email": {"on"}})
+		require.Equal(t, http.StatusOK, got.status, query)
+		require.Equal(t, []fanfare.Preferences{{Channels: map[fanfare.Channel]bool{fanfare.Email: false}}}, r.ledger.given, query)
+	}
+}
+
 func TestPreferencesPageThatCannotBeShown(t *testing.T) {
 	t.Parallel()
 	r := start(t)
