@@ -79,8 +79,15 @@ func (t *templating) PutTemplate(c echo.Context, name string) error {
 func (t *templating) check(_ context.Context, body []byte) ([]fanfare.Violation, error) {
 	var asked fanfare.Template
 	decodeLoosely(body, &asked)
+	given := asked.Texts
 	asked.Normalise()
-	return t.renderer.Check(asked), nil
+	violations := t.renderer.Check(asked)
+	for channel, locales := range given {
+		if len(asked.Texts[channel]) < len(locales) { // one of them would be lost
+			violations = append(violations, fanfare.Violation{Field: "texts." + string(channel), Detail: "has a locale twice: pt-BR, pt_br and PT-BR are one"})
+		}
+	}
+	return violations, nil
 }
 
 func (t *templating) GetTemplate(c echo.Context, name string, params api.GetTemplateParams) error {

@@ -60,7 +60,8 @@ func TestPutTemplateNamesEveryOffendingField(t *testing.T) {
 		`{"default_locale": "en", "texts": {"fax": {"en": {"text": "x"}}, "sms": {"en": {"text": "{{ x | nope }}", "html": "x"}}, "email": {"en": {}}}}`: {
 			"texts.email.en.html", "texts.email.en.subject", "texts.fax", "texts.sms.en.html", "texts.sms.en.text",
 		},
-		`{"default_locale": "en", "texts": {"sms": {"en": {"text": "a\u0000b"}}}, "name": "x"}`: {"name", "texts.sms.en.text"},
+		`{"default_locale": "en", "texts": {"sms": {"en": {"text": "a\u0000b"}}}, "name": "x"}`:                                    {"name", "texts.sms.en.text"},
+		`{"default_locale": "en", "texts": {"sms": {"en": {"text": "x"}, "EN": {"text": "y"}}, "push": {"en": {"subject": "x"}}}}`: {"texts.sms"},
 	} {
 		got := r.send(t, http.MethodPut, articlePath, body)
 		require.Equal(t, http.StatusBadRequest, got.status, body)
