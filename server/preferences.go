@@ -2,8 +2,11 @@ package server
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
+	"slices"
 	"strconv"
 
 	"github.com/labstack/echo/v4"
@@ -54,6 +57,22 @@ func (p *preferences) PutMyPreferences(c echo.Context) error {
 		return err
 	}
 	return c.JSON(http.StatusOK, standing)
+}
+
+// checkPreferencesBody is the deep check of putMyPreferences: the description cannot say
+// what a member may be called, and the ledger takes no NUL.
+func checkPreferencesBody(_ context.Context, body []byte) ([]fanfare.Violation, error) {
+	var given struct {
+		Topics map[string]json.RawMessage `json:"topics"`
+	}
+	decodeLoosely(body, &given)
+	var violations []fanfare.Violation
+	for _, topic := range slices.Sorted(maps.Keys(given.Topics)) {
+		if !fanfare.ValidName(topic) {
+			violations = append(violations, fanfare.Violation{Field: shorten("topics."+topic, 500), Detail: "is no topic"})
+		}
+	}
+	return violations, nil
 }
 
 // chosen leaves out what is null, which counts as left out.

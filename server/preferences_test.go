@@ -43,6 +43,9 @@ func TestMyPreferencesNameWhatIsWrong(t *testing.T) {
 	for body, want := range map[string][]string{
 		`{"topics": {"writer-8": {"email": true}, "writer-9": {"sms": false}}}`:                              {"topics.writer-8", "topics.writer-9"},
 		`{"channels": {"fax": true, "email": "yes"}, "topics": {"writer-1": {"sms": 1, "post": 2}}, "x": 1}`: {"channels.email", "channels.fax", "topics.writer-1.post", "topics.writer-1.sms", "x"},
+		`{"channels": {"fax": true}, "topics": {"a\u0000b": {"email": true}, "a b": {}, "` + strings.Repeat("x", 1000) + `": {}, "": {}}}`: {
+			"channels.fax", "topics.", "topics.a\x00b", "topics.a b", "topics." + strings.Repeat("x", 493),
+		},
 		`{"channels": []}`: {"channels"},
 		``:                 {"body"},
 		`{"topics": {` + strings.TrimSuffix(strings.Repeat(`"%": {},`, 1001), ",") + `}}`: {"topics"},

@@ -190,6 +190,7 @@ func build(cfg Config, ledger Ledger, wake func(), log *slog.Logger, checks []Ch
 		"putTopic":          checkTopicBody,
 		"createReplay":      checkReplay,
 		"putTemplate":       templating.check,
+		"putMyPreferences":  checkPreferencesBody,
 	})
 	e := echo.New()
 	e.HTTPErrorHandler = answerProblem
