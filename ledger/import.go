@@ -244,12 +244,12 @@ func openSubscriptions(ctx context.Context, tx pgx.Tx, topic fanfare.TopicID, m 
 		var leavers int64
 		err := tx.QueryRow(ctx, `
 			WITH line AS MATERIALIZED (
-			  SELECT number, last.ended_by_reader IS TRUE AS gone FROM unnest($2::bigint[]) AS n (number) LEFT JOIN LATERAL (
-			    SELECT s.ended_by_reader FROM subscriptions s WHERE s.topic_id = $1 AND s.subscriber_number = n.number
+			  SELECT number, last.ended_by_reader IS TRUE AS gone, last.open IS TRUE AS open FROM unnest($2::bigint[]) AS n (number) LEFT JOIN LATERAL (
+			    SELECT s.ended_by_reader, s.ended_cut IS NULL AS open FROM subscriptions s WHERE s.topic_id = $1 AND s.subscriber_number = n.number
 			    ORDER BY s.topic_id DESC, s.subscriber_number DESC, s.began_cut DESC LIMIT 1) last ON true
 			), opened AS (
 			  INSERT INTO subscriptions (topic_id, subscriber_number, began_cut)
-			  SELECT $1, number, (SELECT nextval('cuts')) FROM line WHERE NOT gone
+			  SELECT $1, number, (SELECT nextval('cuts')) FROM line WHERE NOT gone AND NOT open -- who leaves meanwhile has left
 			  ON CONFLICT (topic_id, subscriber_number) WHERE ended_cut IS NULL DO NOTHING RETURNING 1
 			)
 			SELECT (SELECT count(*) FROM opened), (SELECT count(*) FROM line WHERE gone)`, topic, numbers).Scan(&opened, &leavers)

@@ -7,6 +7,7 @@ import (
 	"io"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/stretchr/testify/require"
@@ -39,6 +40,34 @@ func TestImportCountsCreatedUpdatedAndUnchanged(t *testing.T) {
 	s, err := w.Subscriber(t.Context(), "reader-2")
 	require.NoError(t, err)
 	require.Equal(t, "es", s.Locale)
+}
+
+// TestAnImportBringsNobodyBackWhoLeavesMeanwhile: somebody leaves by the link while the chunk
+// that they stand in is written.
+func TestAnImportBringsNobodyBackWhoLeavesMeanwhile(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.subscribed(2)
+	leaves, err := w.db.Begin(t.Context())
+	require.NoError(t, err)
+	_, err = leaves.Exec(t.Context(), `
+		UPDATE subscriptions SET ended_cut = nextval('cuts'), ended_at = clock_timestamp(), ended_by_reader = true WHERE subscriber_number = 2`)
+	require.NoError(t, err)
+	done := make(chan error, 1)
+	go func() {
+		_, err := w.Import(t.Context(), "writer-1", chunks(1, 3, 10, person))
+		done <- err
+	}()
+	waits := func() bool {
+		var waiting int
+		require.NoError(t, leaves.QueryRow(t.Context(), `
+			SELECT count(*) FROM pg_locks WHERE NOT granted AND transactionid = pg_current_xact_id()::xid`).Scan(&waiting))
+		return waiting > 0
+	}
+	require.Eventually(t, func() bool { return len(done) > 0 || waits() }, 10*time.Second, time.Millisecond)
+	require.NoError(t, leaves.Commit(t.Context()))
+	require.NoError(t, <-done)
+	require.Equal(t, []int64{1, 3}, all[int64](w, `SELECT subscriber_number FROM subscriptions WHERE ended_cut IS NULL ORDER BY 1`))
 }
 
 // TestAnImportBringsNobodyBackWhoLeft: whoever unsubscribed by the link stays so, whatever
