@@ -49,7 +49,8 @@ func (l *Ledger) Suppress(ctx context.Context, channel fanfare.Channel, refused 
 
 // queueSuppress queues the suppression of addresses, each on the word of the provider
 // that its call was made to, or on a person's when there is none. A token that is dead goes
-// from its subscriber's devices too. The query gives how many are new.
+// from its subscriber's devices too, unless somebody is writing it at this moment; no claim
+// takes it. The query gives how many are new.
 func queueSuppress(b *pgx.Batch, channel fanfare.Channel, refused []fanfare.Refused, publication any, calls []*fanfare.CallID) *pgx.QueuedQuery {
 	addresses, reasons := make([]string, len(refused)), make([]string, len(refused))
 	for i, r := range refused {
@@ -59,8 +60,9 @@ func queueSuppress(b *pgx.Batch, channel fanfare.Channel, refused []fanfare.Refu
 		WITH refused AS MATERIALIZED (
 		  SELECT address_hash(address) AS hash, min(reason) AS reason, min(call_id)::uuid AS call_id FROM unnest($2::text[], $3::text[], $5::text[]) AS r (address, reason, call_id)
 		  GROUP BY 1 ORDER BY 1 -- one order for all: no deadlock
-		), pruned AS (
-		  DELETE FROM devices WHERE token_hash IN (SELECT hash FROM refused WHERE reason = 'dead_token')
+		), pruned AS ( -- whoever registers one now waits for claims, and those for the batch of this settle
+		  DELETE FROM devices WHERE token_hash = ANY (ARRAY(
+		    SELECT token_hash FROM devices WHERE token_hash IN (SELECT hash FROM refused WHERE reason = 'dead_token') FOR UPDATE SKIP LOCKED))
 		), created AS (
 		  INSERT INTO suppressions AS s (channel, address_hash, reason, provider)
 		  SELECT $1, hash, reason, (SELECT c.provider FROM calls c WHERE c.publication_id = $4 AND c.call_id = r.call_id) FROM refused r`+whereSuppressedSQL+`

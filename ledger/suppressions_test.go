@@ -350,6 +350,42 @@ func TestRefusalsOfSettlesAtOnceDoNotDeadlock(t *testing.T) {
 	w.balanced()
 }
 
+// TestADeadTokenWaitsForNobodyWhoRegistersIt: the settle holds a batch that a claim waits for,
+// and whoever writes an address that turns out to be shared waits for the claim.
+func TestADeadTokenWaitsForNobodyWhoRegistersIt(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, every)
+	w.topic("writer-1")
+	for i := 1; i <= 2; i++ {
+		w.put(phoned(i))
+		w.subscribe(i)
+	}
+	ref := w.runningOn(fanfare.Push, "article-1", fanfare.Bulk)
+	call := w.singles(ref, 1)[0]
+	token := phoned(1).Devices[0]
+	refused := result(fanfare.OutcomeRejected)
+	refused.Suppress = []fanfare.Refused{{Address: token.Token, Reason: fanfare.SuppressedDeadToken}}
+	release := w.hold(`INSERT INTO suppressions (channel, address_hash, reason) VALUES ('push', address_hash($1), 'manual')`, token.Token)
+	var all errgroup.Group
+	all.Go(func() error { return w.SettleAll(t.Context(), ref, []fanfare.Settlement{{Call: call.ID, Result: refused}}) })
+	w.waitingFor(1)
+	all.Go(func() error {
+		_, err := w.ClaimNew(t.Context(), ref, fanfare.Wanted{Provider: "fcm", Limit: 1, Single: true})
+		return err
+	})
+	w.waitingFor(2)
+	all.Go(func() error {
+		_, err := w.PutSubscriber(t.Context(), fanfare.Subscriber{ID: reader(3), Phone: phoned(2).Phone, Devices: []fanfare.Device{token}})
+		return err
+	})
+	w.waitingFor(3)
+	release()
+	require.NoError(t, all.Wait())
+	require.Equal(t, fanfare.SuppressedDeadToken, w.suppressed(fanfare.Push, token.Token)[token.Token])
+	require.Equal(t, "failed twilio:400", w.state(ref, 1))
+	w.balanced()
+}
+
 // TestAppliersAtOnceDoNotMissTheLastBounce applies two soft bounces of one address at once,
 // neither of which sees the other: the deliveries of both are held for a moment.
 func TestAppliersAtOnceDoNotMissTheLastBounce(t *testing.T) {
