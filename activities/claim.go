@@ -173,12 +173,27 @@ func (r *run) claimDue(ctx context.Context, by []*route, wanted fanfare.Wanted, 
 	return r.lease(by, func() (fanfare.Claim, error) { return r.Claimer.ClaimDue(ctx, r.in.Ref, wanted, within) })
 }
 
-func (r *run) claimBy(ctx context.Context, by []*route, wanted fanfare.Wanted) ([]*leased, error) {
-	won, more, err := r.claimDue(ctx, by, wanted, everyone)
+// lookForDueEvery is how long a run that found nobody due goes on with those never claimed
+// before it looks again: as long as the shortest wait. Looking costs half as much as
+// claiming.
+const lookForDueEvery = time.Second
+
+// claimBy claims those whose wait is over, and when there are none, those never claimed.
+func (r *run) claimBy(ctx context.Context, by []*route, wanted fanfare.Wanted) (won []*leased, err error) {
+	more, looked := true, time.Since(r.nobodyDue) >= lookForDueEvery
+	if looked {
+		won, more, err = r.claimDue(ctx, by, wanted, everyone)
+	}
+	if looked && err == nil && len(won) == 0 {
+		r.nobodyDue = time.Now()
+	}
 	for err == nil && len(won) == 0 && more && !r.over() {
 		won, more, err = r.lease(by, func() (fanfare.Claim, error) {
 			return r.Claimer.ClaimNew(ctx, r.in.Ref, wanted)
 		})
+	}
+	if !looked && err == nil && len(won) == 0 && !r.over() {
+		won, _, err = r.claimDue(ctx, by, wanted, everyone)
 	}
 	return won, err
 }

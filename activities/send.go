@@ -143,6 +143,8 @@ type run struct {
 	messages map[string]fanfare.Message // by locale
 	results  chan *settling
 
+	nobodyDue time.Time // when it last looked in vain for those whose wait is over
+
 	stopping  <-chan struct{} // closed when the worker stops
 	cancelled <-chan struct{} // closed when the activity is cancelled
 

@@ -41,13 +41,33 @@ func TestOneMessageCallsAreClaimedAndSettledTogether(t *testing.T) {
 			require.Len(t, call.Recipients, 1)
 		}
 		require.LessOrEqual(t, book.settles, 32, "settled by the dozen")
-		claims := 0
+		claims := map[string]int{}
 		for _, done := range book.asked() {
-			if done == "claim new" {
-				claims++
-			}
+			claims[done]++
 		}
-		require.LessOrEqual(t, claims, 640/16+1, "at least a quarter of the places each time")
+		require.LessOrEqual(t, claims["claim new"], 640/16+2, "at least a quarter of the places each time")
+		require.LessOrEqual(t, claims["claim due"], 4, "at the start, each second, and at the end")
+	})
+}
+
+func TestThoseWhoWaitedGoBeforeThoseNeverClaimed(t *testing.T) {
+	virtually(t, func(t *testing.T) {
+		book, p := newBatchBook(20), &provider{takes: 500 * time.Millisecond}
+		tries := 0
+		p.reply = func(call fanfare.Call) fanfare.Reply {
+			if call.Recipients[0].Number == 3 && tries == 0 {
+				tries++
+				return fanfare.Reply{Outcome: fanfare.Outcome{Kind: fanfare.OutcomeUnavailable, RetryAfter: time.Second}}
+			}
+			return accepted
+		}
+		d := singleDesk(t, book, p)
+		d.CallsInFlight = 1
+		result, err := d.send(activities.SendInput{})
+		require.NoError(t, err)
+		require.EqualValues(t, 20, result.Tally.Totals.Sent)
+		again := slices.IndexFunc(p.calls[3:], func(call fanfare.Call) bool { return call.Recipients[0].Number == 3 })
+		require.LessOrEqual(t, again, 4, "two calls a second: a second's wait, and another until it is looked for")
 	})
 }
 
@@ -139,7 +159,7 @@ func TestAProbeIsOneMessage(t *testing.T) {
 		_, err := d.send(activities.SendInput{})
 		require.NoError(t, err)
 		require.Equal(t, []string{"claim due", "claim new"}, book.asked()[1:3])
-		require.Equal(t, 3, strings.Count(strings.Join(book.asked(), ","), "claim new"), "one at a time")
+		require.Equal(t, 3+2, strings.Count(strings.Join(book.asked(), ","), "claim new"), "one at a time, then nobody, and nobody once all have ended")
 	})
 }
 
