@@ -17,8 +17,13 @@ func callsSince(secs string) string {
 	return `uuid_v7_floor(statement_timestamp() - make_interval(secs => ` + secs + `)) AND uuid_v7_floor(statement_timestamp() + interval '1 hour')`
 }
 
-// rateWindow is the time over which a publication's rate is measured.
-const rateWindow = 10 * time.Second
+// rateWindow is the time over which a publication's rate is measured, and rateCalls how many
+// calls at most, the newest: with one message each there are 10,000 in a second, and
+// somebody watches. More than workers have under way.
+const (
+	rateWindow = 10 * time.Second
+	rateCalls  = 10000
+)
 
 const publicationSQL = `
 SELECT p.publication_id, p.key, t.topic, p.class, p.channels::text[], p.state, p.accepted_at, p.scheduled_at, p.expires_at,
@@ -126,10 +131,11 @@ func (l *Ledger) addBooks(ctx context.Context, p *fanfare.Publication, audience 
 	})
 	if p.State == fanfare.Running {
 		b.Queue(`
-			SELECT COALESCE(sum(size), 0)::float8 / GREATEST(0.1, LEAST($2, extract(epoch FROM clock_timestamp() - $3::timestamptz)::float8))
-			FROM calls WHERE publication_id = $1 AND outcome = 'accepted' AND ended_at > clock_timestamp() - make_interval(secs => $2)
-			  AND call_id BETWEEN `+callsSince("$4"),
-			p.ID, seconds(rateWindow), p.StartedAt, seconds(rateWindow+callWithin+lapseMargin)).QueryRow(func(row pgx.Row) error { return row.Scan(&p.RatePerSecond) })
+			SELECT COALESCE(sum(size) FILTER (WHERE outcome = 'accepted' AND ended_at > clock_timestamp() - make_interval(secs => $2)), 0)::float8
+			  / GREATEST(0.1, LEAST($2, extract(epoch FROM clock_timestamp() - CASE WHEN count(*) < $5 THEN $3::timestamptz ELSE min(ended_at) END)::float8))
+			FROM (SELECT size, outcome, ended_at FROM calls WHERE publication_id = $1
+			  AND call_id BETWEEN `+callsSince("$4")+` ORDER BY call_id DESC LIMIT $5) newest`,
+			p.ID, seconds(rateWindow), p.StartedAt, seconds(rateWindow+callWithin+lapseMargin), rateCalls).QueryRow(func(row pgx.Row) error { return row.Scan(&p.RatePerSecond) })
 	}
 	if err := l.pipeline(ctx, b); err != nil {
 		return err

@@ -74,6 +74,18 @@ func TestTheRateCountsTheLastTenSeconds(t *testing.T) {
 	require.InDelta(t, 20, w.publication(ref.Publication).RatePerSecond, 5, "it began 2 s ago")
 }
 
+func TestTheRateOfManyCallsIsThatOfTheNewest(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.subscribed(1)
+	ref := w.running("article-1", 100)
+	w.exec(`
+		INSERT INTO calls (publication_id, call_id, channel, batch, first_number, last_number, size, provider, claimed_at, begin_by, call_until, ended_at, outcome)
+		SELECT $1, uuid_v7(at), 'email', 1, 1, 1, 1, 'sendgrid', at, at + interval '1 s', at + interval '15 s', at, 'accepted'
+		FROM (SELECT clock_timestamp() - make_interval(secs => n / 10000.0) AS at FROM generate_series(1, 14000) n) n`, ref.Publication)
+	require.Greater(t, w.publication(ref.Publication).RatePerSecond, 2000.0, "not 14,000 in 10 s, but 10,000 in one, and a while until it is asked")
+}
+
 func TestListsGiveEveryRecipientOnce(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, inAppAndEmail)
