@@ -29,6 +29,9 @@ const (
 	// a millisecond, and those at the other bounds a second of a processor; the rest is for
 	// machines that are busy, where a good text must not be refused.
 	maxRender = 5 * time.Second
+	// maxSending is for a message that is sent, which took less when it was accepted: enough
+	// for any machine that does not stand still.
+	maxSending = 30 * time.Second
 	// maxPreview is the same for all texts of a publication together: it is rendered on all
 	// its channels and in all its locales while somebody waits for the answer.
 	maxPreview = 10 * time.Second
@@ -85,14 +88,7 @@ type fault struct {
 	err  error
 }
 
-// newRun is a run that ends until then at the latest; the zero time is no bound.
-func newRun(escape bool, until time.Time) *run {
-	r := &run{escape: escape, deadline: time.Now().Add(maxRender)}
-	if !until.IsZero() && until.Before(r.deadline) {
-		r.deadline = until
-	}
-	return r
-}
+func newRun(escape bool, until time.Time) *run { return &run{escape: escape, deadline: until} }
 
 // fill renders the text with the data. It finds everything that is missing at once;
 // at any other fault it ends.
@@ -174,6 +170,8 @@ func plain(err error) error {
 type wrongError struct{ err error }
 
 func (e *wrongError) Error() string { return e.err.Error() }
+
+func (e *wrongError) Unwrap() error { return e.err }
 
 func wrong(format string, args ...any) error { return &wrongError{fmt.Errorf(format, args...)} }
 

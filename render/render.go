@@ -44,27 +44,31 @@ const (
 // Renderer makes messages. It is safe for concurrent use.
 type Renderer struct {
 	email    *email
-	patience time.Duration // with all texts of a publication together
+	patience time.Duration // with all texts of a publication together, before it is accepted
+	sending  time.Duration // with each text of a message that is sent
 }
 
 // New reads the layouts that are built in.
-func New() *Renderer { return &Renderer{email: newEmail(), patience: maxPreview} }
+func New() *Renderer { return &Renderer{email: newEmail(), patience: maxPreview, sending: maxSending} }
 
 // Render makes the message that all recipients of a publication share who read the
 // locale, which is one of a.Template's on that channel, or anything where there is no
 // template. An error that matches fanfare.ErrInvalid lists everything that cannot be
-// rendered; any other is a fault of ours.
+// rendered; any other is a fault of ours. That it takes too long is one: it did not when the
+// publication was accepted.
 func (r *Renderer) Render(channel fanfare.Channel, a fanfare.Announcement, locale string) (fanfare.Message, error) {
-	return r.render(channel, a, locale, time.Time{})
+	m, late, err := r.render(channel, a, locale, func() time.Time { return time.Now().Add(r.sending) })
+	if late {
+		return fanfare.Message{}, fmt.Errorf("render %s: a text takes longer than %s here", channel, r.sending)
+	}
+	return m, err
 }
 
-// render is Render until then; the zero time is no bound.
-func (r *Renderer) render(channel fanfare.Channel, a fanfare.Announcement, locale string, until time.Time) (fanfare.Message, error) {
-	var m fanfare.Message
-	var err error
+// render is Render with times by which texts that are begun must be done.
+func (r *Renderer) render(channel fanfare.Channel, a fanfare.Announcement, locale string, until func() time.Time) (m fanfare.Message, late bool, err error) {
 	switch {
 	case a.Template != nil:
-		m, err = r.fromTemplate(channel, a, locale, until)
+		m, late, err = r.fromTemplate(channel, a, locale, until)
 	case channel == fanfare.Email:
 		m, err = r.email.render(a.TopicName, a.Content)
 	case channel == fanfare.SMS:
@@ -73,9 +77,9 @@ func (r *Renderer) render(channel fanfare.Channel, a fanfare.Announcement, local
 		m, err = defaultNotice(channel, a)
 	}
 	if err != nil {
-		return fanfare.Message{}, fmt.Errorf("render %s: %w", channel, err)
+		return fanfare.Message{}, late, fmt.Errorf("render %s: %w", channel, err)
 	}
-	return m, nil
+	return m, false, nil
 }
 
 // defaultSMS is one line: "Topic: Title https://...". The topic is cut to 30

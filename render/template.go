@@ -1,6 +1,7 @@
 package render
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"regexp"
@@ -149,14 +150,20 @@ func (r *Renderer) Prove(a fanfare.Announcement) error {
 func (r *Renderer) Preview(a fanfare.Announcement, locale string) ([]fanfare.Rendered, []fanfare.Violation, error) {
 	rendered := []fanfare.Rendered{}
 	var problems grouped
-	until := time.Now().Add(r.patience)
+	end := time.Now().Add(r.patience)
+	until := func() time.Time {
+		if each := time.Now().Add(maxRender); each.Before(end) {
+			return each
+		}
+		return end
+	}
 	for _, channel := range a.Channels {
 		locales := slices.Sorted(slices.Values(a.Template.Locales(channel)))
 		if a.Template == nil || locale != "" {
 			locales = []string{a.Template.LocaleFor(channel, locale)}
 		}
 		for _, locale := range locales {
-			m, err := r.render(channel, a, locale, until)
+			m, _, err := r.render(channel, a, locale, until)
 			if err != nil {
 				if err := problems.take(err, channel, locale); err != nil {
 					return nil, nil, err
@@ -174,11 +181,12 @@ func (r *Renderer) Preview(a fanfare.Announcement, locale string) ([]fanfare.Ren
 	return rendered, problems.all(), nil
 }
 
-// fromTemplate makes a message of the pinned template.
-func (r *Renderer) fromTemplate(channel fanfare.Channel, a fanfare.Announcement, locale string, until time.Time) (fanfare.Message, error) {
+// fromTemplate makes a message of the pinned template. late is true where it failed because
+// a text took too long.
+func (r *Renderer) fromTemplate(channel fanfare.Channel, a fanfare.Announcement, locale string, until func() time.Time) (m fanfare.Message, late bool, err error) {
 	source, found := a.Template.Texts[channel][a.Template.LocaleFor(channel, locale)]
 	if !found {
-		return fanfare.Message{}, violation("content.template", fmt.Sprintf("%s version %d has no text for %s in its default locale", a.Template.Name, a.Template.Version, channel))
+		return m, false, violation("content.template", fmt.Sprintf("%s version %d has no text for %s in its default locale", a.Template.Name, a.Template.Version, channel))
 	}
 	f := filling{renderer: r, channel: channel, a: a, until: until, data: variables(a), links: map[string]string{}}
 	for _, name := range given {
@@ -189,11 +197,11 @@ func (r *Renderer) fromTemplate(channel fanfare.Channel, a fanfare.Announcement,
 	if channel == fanfare.Email {
 		f.links["unsubscribe_url"], f.links["preferences_url"] = newLink(), newLink()
 	}
-	m := f.message(source)
+	m = f.message(source)
 	if len(f.wrong) > 0 {
-		return fanfare.Message{}, &fanfare.InvalidError{Violations: f.wrong}
+		return fanfare.Message{}, f.late, &fanfare.InvalidError{Violations: f.wrong}
 	}
-	return m, nil
+	return m, false, nil
 }
 
 // variables are what a template can name: the data, what else the content says, and
@@ -216,7 +224,8 @@ type filling struct {
 	renderer *Renderer
 	channel  fanfare.Channel
 	a        fanfare.Announcement
-	until    time.Time
+	until    func() time.Time // when a text that is begun now must be done
+	late     bool             // one was not
 	data     map[string]any
 	links    map[string]string
 	wrong    []fanfare.Violation
@@ -260,7 +269,7 @@ func (f *filling) part(name, source string) string {
 	if source == "" {
 		return ""
 	}
-	run := newRun(name == "html", f.until)
+	run := newRun(name == "html", f.until())
 	if name != "subject" { // which goes to all recipients as it is
 		run.links = f.links
 	}
@@ -282,6 +291,7 @@ func (f *filling) part(name, source string) string {
 		}
 	}
 	for _, fault := range run.faults {
+		f.late = f.late || errors.Is(fault.err, errTooLong)
 		f.add("content.template", fmt.Sprintf("%s %s: %s", f.channel, name, fault.sentence()))
 	}
 	return out

@@ -586,3 +586,19 @@ func TestTemplateMindsAttributes(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, `<a href="javascript:alert(1)" title=x onmouseover=alert(1)>`, got, "what is no HTML stays as it is")
 }
+
+// A message whose time runs out when it is sent was rendered in time when it was accepted: the
+// machine is slow, or stood still, and the next try may do. It is no fault of what was written,
+// for which there would be no next try.
+func TestRenderRunsOutOfTimeForNow(t *testing.T) {
+	t.Parallel()
+	a := announce(fanfare.Content{Template: "article", Data: map[string]any{"big": make([]any, 5000)}})
+	for _, source := range []string{
+		"{% for i in (1..99999) %}{% if big contains 'x' %}{% endif %}{% endfor %}x", "{% for i in (1..99999) %}{% assign x = 'a' | upcase %}{% endfor %}x",
+	} {
+		a.Template = template(fanfare.SMS, texts{"en": {Text: source}})
+		_, err := render.Hurry(20*time.Millisecond).Render(fanfare.SMS, a, "")
+		require.ErrorContains(t, err, "takes longer")
+		require.NotErrorIs(t, err, fanfare.ErrInvalid)
+	}
+}
