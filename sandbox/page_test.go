@@ -65,7 +65,7 @@ func TestListPageTellsOfWebhooks(t *testing.T) {
 	t.Parallel()
 	s := start(t, sandbox.Config{Webhook: sandbox.Webhook{URL: "http://fanfare.example/webhooks/sendgrid"}})
 	s.send(mail(2))
-	require.Contains(t, s.page("/"), "Webhooks to http://fanfare.example/webhooks/sendgrid: 4 events, 0 taken, 4 waiting.")
+	require.Contains(t, s.page("/"), "Webhooks: 4 events, 0 taken, 4 waiting. Those of mail go to http://fanfare.example/webhooks/sendgrid.")
 	require.NotContains(t, s.page("/"), "Webhooks are off")
 }
 
