@@ -149,7 +149,7 @@ func (s workerSettings) providers(asked []string, hc *http.Client, log *slog.Log
 		if !slices.Contains(on, fanfare.Channel(name)) {
 			how, known := switchOn[fanfare.Channel(name)]
 			if !known {
-				return cfg, &exitError{exitUsage, fmt.Errorf("--channels %s: there is no such channel", name)}
+				return cfg, &exitError{exitUsage, fmt.Errorf("--channels %s: there is no such channel; there are email, sms, push and inapp", name)}
 			}
 			return cfg, &exitError{exitUsage, fmt.Errorf("--channels %s: it is switched off; %s", name, how)}
 		}
