@@ -367,7 +367,9 @@ func TestADeadTokenWaitsForNobodyWhoRegistersIt(t *testing.T) {
 	refused.Suppress = []fanfare.Refused{{Address: token.Token, Reason: fanfare.SuppressedDeadToken}}
 	release := w.hold(`INSERT INTO suppressions (channel, address_hash, reason) VALUES ('push', address_hash($1), 'manual')`, token.Token)
 	var all errgroup.Group
-	all.Go(func() error { return w.SettleAll(t.Context(), ref, []fanfare.Settlement{{Call: call.ID, Result: refused}}) })
+	all.Go(func() error {
+		return w.SettleAll(t.Context(), ref, []fanfare.Settlement{{Call: call.ID, Result: refused}})
+	})
 	w.waitingFor(1)
 	all.Go(func() error {
 		_, err := w.ClaimNew(t.Context(), ref, fanfare.Wanted{Provider: "fcm", Limit: 1, Single: true})
