@@ -41,7 +41,6 @@ type SuppressionQuery struct {
 	Channel Channel
 	Reason  SuppressionReason
 	Hash    string // of one address, hexadecimal
-	Address string // personal: one address itself
 	Limit   int
 	// AfterChannel and AfterHash are the last of the page before.
 	AfterChannel Channel

@@ -150,9 +150,8 @@ func (l *Ledger) Suppressions(ctx context.Context, q fanfare.SuppressionQuery) (
 	rows, err := l.pool.Query(ctx, `
 		SELECT channel, encode(address_hash, 'hex'), reason, COALESCE(provider, ''), created_at FROM suppressions
 		WHERE (channel, address_hash) > ($1, $2) AND ($3 = '' OR channel = $3) AND ($4 = '' OR reason = $4) AND ($5 = '' OR address_hash = decode($5, 'hex'))
-		  AND ($6 = '' OR address_hash = address_hash($6))
-		ORDER BY channel, address_hash LIMIT $7`,
-		string(q.AfterChannel), hashOf(q.AfterHash), string(q.Channel), string(q.Reason), q.Hash, q.Address, q.Limit)
+		ORDER BY channel, address_hash LIMIT $6`,
+		string(q.AfterChannel), hashOf(q.AfterHash), string(q.Channel), string(q.Reason), q.Hash, q.Limit)
 	if err != nil {
 		return nil, failed("list suppressions", err)
 	}
@@ -168,23 +167,34 @@ func hashOf(text string) []byte {
 	return hash
 }
 
+// Suppression reads what an address is suppressed for. It fails with fanfare.ErrNotFound
+// when it is not.
+func (l *Ledger) Suppression(ctx context.Context, channel fanfare.Channel, address string) (fanfare.Suppression, error) {
+	return l.oneSuppression(ctx, "read a suppression of "+string(channel), `
+		SELECT channel, encode(address_hash, 'hex'), reason, COALESCE(provider, ''), created_at FROM suppressions
+		WHERE channel = $1 AND address_hash = address_hash($2)`, channel, address)
+}
+
 // LiftSuppression lets an address be used again, and returns what it was suppressed
 // for: nothing else is kept of it. Its soft bounces are forgotten. It fails with
 // fanfare.ErrNotFound when the address is not suppressed.
 func (l *Ledger) LiftSuppression(ctx context.Context, channel fanfare.Channel, address string) (fanfare.Suppression, error) {
-	op := "lift a suppression of " + string(channel)
-	rows, err := l.pool.Query(ctx, `
+	return l.oneSuppression(ctx, "lift a suppression of "+string(channel), `
 		WITH forgotten AS (
 		  DELETE FROM soft_bounces WHERE channel = $1::text::channel AND address_hash = address_hash($2)
 		)
 		DELETE FROM suppressions WHERE channel = $1 AND address_hash = address_hash($2)
-		RETURNING channel, encode(address_hash, 'hex'), reason, COALESCE(provider, ''), created_at`, string(channel), address)
+		RETURNING channel, encode(address_hash, 'hex'), reason, COALESCE(provider, ''), created_at`, channel, address)
+}
+
+func (l *Ledger) oneSuppression(ctx context.Context, op, sql string, channel fanfare.Channel, address string) (fanfare.Suppression, error) {
+	rows, err := l.pool.Query(ctx, sql, string(channel), address)
 	if err != nil {
 		return fanfare.Suppression{}, failed(op, err)
 	}
-	lifted, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByPos[fanfare.Suppression])
+	one, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByPos[fanfare.Suppression])
 	if errors.Is(err, pgx.ErrNoRows) {
 		err = fanfare.ErrNotFound
 	}
-	return lifted, failed(op, err)
+	return one, failed(op, err)
 }

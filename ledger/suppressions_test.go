@@ -234,9 +234,13 @@ func TestAPersonSuppressesAndLifts(t *testing.T) {
 	require.Equal(t, fanfare.SuppressedBounced, lifted.Reason)
 	_, err = w.LiftSuppression(t.Context(), fanfare.Email, "ADA@mail.example")
 	require.ErrorIs(t, err, fanfare.ErrNotFound)
-	found, err := w.Suppressions(t.Context(), fanfare.SuppressionQuery{Address: "BOB@mail.example", Limit: 10})
+	found, err := w.Suppression(t.Context(), fanfare.Email, "BOB@mail.example")
 	require.NoError(t, err)
-	require.Len(t, found, 1)
+	list, err := w.Suppressions(t.Context(), fanfare.SuppressionQuery{Hash: found.Hash, Limit: 10})
+	require.NoError(t, err)
+	require.Equal(t, []fanfare.Suppression{found}, list)
+	_, err = w.Suppression(t.Context(), fanfare.SMS, "BOB@mail.example")
+	require.ErrorIs(t, err, fanfare.ErrNotFound)
 	require.Empty(t, w.suppressed(fanfare.SMS, "bob@mail.example"))
 
 	var paged []fanfare.Suppression

@@ -24,11 +24,13 @@ import (
 )
 
 // Suppressor keeps the addresses that must not be used. Of those given to Suppress
-// it returns how many were not suppressed already. LiftSuppression returns what it
-// lifted, or fails with fanfare.ErrNotFound.
+// it returns how many were not suppressed already. Suppression reads what an address is
+// suppressed for and LiftSuppression returns what it lifted; both fail with
+// fanfare.ErrNotFound where it is not suppressed.
 type Suppressor interface {
 	Suppressions(ctx context.Context, q fanfare.SuppressionQuery) ([]fanfare.Suppression, error)
 	Suppress(ctx context.Context, channel fanfare.Channel, refused []fanfare.Refused) (created int64, err error)
+	Suppression(ctx context.Context, channel fanfare.Channel, address string) (fanfare.Suppression, error)
 	LiftSuppression(ctx context.Context, channel fanfare.Channel, address string) (fanfare.Suppression, error)
 }
 
@@ -75,17 +77,11 @@ func (s *suppressions) Suppress(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	list, err := s.ledger.Suppressions(ctx, fanfare.SuppressionQuery{Channel: asked.Channel, Address: address, Limit: 1})
+	standing, err := s.ledger.Suppression(ctx, asked.Channel, address)
 	if err != nil {
 		return err
 	}
-	if len(list) == 0 {
-		return errors.New("suppress: it is gone after it was written")
-	}
-	if created == 0 {
-		return c.JSON(http.StatusOK, list[0])
-	}
-	return c.JSON(http.StatusCreated, list[0])
+	return c.JSON(putStatus(created > 0), standing)
 }
 
 func (s *suppressions) LiftSuppression(c echo.Context) error {

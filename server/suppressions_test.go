@@ -54,12 +54,21 @@ func (f *fakeLedger) Suppressions(ctx context.Context, q fanfare.SuppressionQuer
 	var list []fanfare.Suppression
 	for _, s := range f.refusals {
 		behind := cmp.Or(strings.Compare(string(s.Channel), string(q.AfterChannel)), strings.Compare(s.Hash, q.AfterHash)) > 0
-		if behind && len(list) < q.Limit && (q.Channel == "" || q.Channel == s.Channel) && (q.Reason == "" || q.Reason == s.Reason) && (q.Hash == "" || q.Hash == s.Hash) &&
-			(q.Address == "" || suppressionOf(s.Channel, q.Address, "").Hash == s.Hash) {
+		if behind && len(list) < q.Limit && (q.Channel == "" || q.Channel == s.Channel) && (q.Reason == "" || q.Reason == s.Reason) && (q.Hash == "" || q.Hash == s.Hash) {
 			list = append(list, s)
 		}
 	}
 	return list, err
+}
+
+func (f *fakeLedger) Suppression(ctx context.Context, channel fanfare.Channel, address string) (fanfare.Suppression, error) {
+	leave, err := f.enter(ctx, "read suppression")
+	defer leave()
+	at := f.place(channel, address)
+	if err != nil || at < 0 {
+		return fanfare.Suppression{}, cmp.Or(err, fanfare.ErrNotFound)
+	}
+	return f.refusals[at], nil
 }
 
 func (f *fakeLedger) LiftSuppression(ctx context.Context, channel fanfare.Channel, address string) (lifted fanfare.Suppression, err error) {
