@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 
 	fanfare "github.com/fanfare-dev/fanfare"
@@ -76,6 +77,33 @@ func (c *apiClient) stream(ctx context.Context, method, path, contentType string
 		return fmt.Errorf("%w: what answers at %s is not Fanfare's API: %w", errUnreachable, c.base, err)
 	}
 	return nil
+}
+
+// listedAtOnce is how many items a page of a list has at most.
+const listedAtOnce = 1000
+
+// readAll reads a list page by page, up to limit items; 0 is all.
+func readAll[T any](ctx context.Context, c *apiClient, path string, query url.Values, limit int) ([]T, error) {
+	all := []T{}
+	for {
+		wanted := listedAtOnce
+		if limit != 0 {
+			wanted = min(wanted, limit-len(all))
+		}
+		query.Set("limit", strconv.Itoa(wanted))
+		var page struct {
+			Items      []T     `json:"items"`
+			NextCursor *string `json:"next_cursor"`
+		}
+		if err := c.send(ctx, http.MethodGet, path+"?"+query.Encode(), nil, &page); err != nil {
+			return nil, err
+		}
+		all = append(all, page.Items...)
+		if page.NextCursor == nil || len(all) == limit {
+			return all, nil
+		}
+		query.Set("cursor", *page.NextCursor)
+	}
 }
 
 // notReached says what to start. The URL in the error would only repeat itself.

@@ -39,7 +39,7 @@ func (a *app) listSuppressionsCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "list", Short: "List suppressed addresses by their hashes", Args: cobra.NoArgs,
 		RunE: does(func(cmd *cobra.Command, _ []string) error {
-			query := url.Values{"limit": {fmt.Sprint(limit)}}
+			query := url.Values{}
 			for name, value := range map[string]string{"channel": channel, "reason": reason, "address_hash": hashOf(address)} {
 				if value != "" {
 					query.Set(name, value)
@@ -49,12 +49,12 @@ func (a *app) listSuppressionsCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			var list api.SuppressionList
-			if err := c.send(cmd.Context(), http.MethodGet, "/v1/suppressions?"+query.Encode(), nil, &list); err != nil {
+			list, err := readAll[fanfare.Suppression](cmd.Context(), c, "/v1/suppressions", query, limit)
+			if err != nil {
 				return err
 			}
 			if asJSON {
-				return a.printJSON(list)
+				return a.printJSON(api.SuppressionList{Items: list})
 			}
 			return printSuppressions(a.out, list)
 		}),
@@ -62,7 +62,7 @@ func (a *app) listSuppressionsCommand() *cobra.Command {
 	cmd.Flags().StringVar(&channel, "channel", "", "only this channel: email, sms or push")
 	cmd.Flags().StringVar(&reason, "reason", "", "only this reason: bounced, soft_bounces, complained, unsubscribed, stopped, invalid, dead_token or manual")
 	cmd.Flags().StringVar(&address, "address", "", "only this address")
-	cmd.Flags().IntVar(&limit, "limit", 100, "how many at most, up to 1000")
+	cmd.Flags().IntVar(&limit, "limit", 0, "how many at most (default: all)")
 	jsonFlag(cmd, &asJSON)
 	return cmd
 }
@@ -80,22 +80,16 @@ func hashOf(address string) string {
 	return hex.EncodeToString(sum[:])
 }
 
-func printSuppressions(w io.Writer, list api.SuppressionList) error {
-	if len(list.Items) == 0 {
+func printSuppressions(w io.Writer, list []fanfare.Suppression) error {
+	if len(list) == 0 {
 		fmt.Fprintln(w, "No suppressed address was found.")
 		return nil
 	}
 	t := newTable("channel", "reason", "since", "said by", "address hash")
-	for _, s := range list.Items {
+	for _, s := range list {
 		t.row(string(s.Channel), string(s.Reason), s.CreatedAt.Local().Format("2006-01-02 15:04"), cmp.Or(s.Provider, "a person"), s.Hash)
 	}
-	if err := t.write(w); err != nil {
-		return err
-	}
-	if list.NextCursor != nil {
-		fmt.Fprintln(w, "\nThere are more: --limit, --channel, --reason and --address choose others.")
-	}
-	return nil
+	return t.write(w)
 }
 
 func (a *app) suppressCommand() *cobra.Command {

@@ -64,24 +64,13 @@ func (a *app) templatesListCommand() *cobra.Command {
 	return cmd
 }
 
-// summaries reads all pages of a list.
+// summaries reads all of a list of templates.
 func (a *app) summaries(ctx context.Context, path string) ([]fanfare.TemplateSummary, error) {
 	c, err := a.client()
 	if err != nil {
 		return nil, err
 	}
-	all := []fanfare.TemplateSummary{}
-	for cursor := ""; ; {
-		var list api.TemplateList
-		if err := c.send(ctx, http.MethodGet, path+"?limit=1000"+cursor, nil, &list); err != nil {
-			return nil, err
-		}
-		all = append(all, list.Items...)
-		if list.NextCursor == nil {
-			return all, nil
-		}
-		cursor = "&cursor=" + url.QueryEscape(*list.NextCursor)
-	}
+	return readAll[fanfare.TemplateSummary](ctx, c, path, url.Values{}, 0)
 }
 
 func printTemplates(w io.Writer, list []fanfare.TemplateSummary) error {
