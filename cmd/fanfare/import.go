@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -59,29 +60,17 @@ attributes) in its first line.`,
 }
 
 func (a *app) importFile(cmd *cobra.Command, i importing) error {
-	mediaType, err := i.mediaType()
+	u, err := a.openUpload(i.file, i.format)
 	if err != nil {
 		return err
 	}
-	c, err := a.client()
-	if err != nil {
-		return err
-	}
-	body, size, err := a.openImport(i.file)
-	if err != nil {
-		return err
-	}
-	defer body.Close()
+	defer u.body.Close()
 	if i.topicName != "" {
-		if err := c.send(cmd.Context(), http.MethodPut, topicPath(i.topic), map[string]string{"name": i.topicName}, nil); err != nil {
+		if err := u.client.send(cmd.Context(), http.MethodPut, topicPath(i.topic), map[string]string{"name": i.topicName}, nil); err != nil {
 			return err
 		}
 	}
-	screen := &screen{out: a.err}
-	bar := newProgress(screen, "importing", "bytes", size)
-	var report fanfare.ImportReport
-	err = c.stream(cmd.Context(), http.MethodPost, topicPath(i.topic)+"/subscribers/import", mediaType, io.TeeReader(body, bar), &report)
-	bar.end()
+	report, err := u.send(cmd.Context(), topicPath(i.topic)+"/subscribers/import", a.err)
 	if err != nil {
 		return i.explain(err)
 	}
@@ -94,13 +83,34 @@ func (a *app) importFile(cmd *cobra.Command, i importing) error {
 
 func topicPath(topic string) string { return "/v1/topics/" + url.PathEscape(topic) }
 
-func (i importing) mediaType() (string, error) {
-	format := cmp.Or(i.format, strings.TrimPrefix(filepath.Ext(i.file), "."))
-	mediaType, ok := formats[strings.ToLower(format)]
+// upload is a file on its way to the API.
+type upload struct {
+	client    *apiClient
+	body      io.ReadCloser
+	size      int64 // in bytes; below zero: not known
+	mediaType string
+}
+
+// openUpload opens a file, or stdin for "-". Without a format the file's ending says it.
+func (a *app) openUpload(file, format string) (upload, error) {
+	mediaType, ok := formats[strings.ToLower(cmp.Or(format, strings.TrimPrefix(filepath.Ext(file), ".")))]
 	if !ok {
-		return "", &exitError{exitUsage, fmt.Errorf("cannot tell the format of %s; say --format ndjson or --format csv", i.file)}
+		return upload{}, &exitError{exitUsage, fmt.Errorf("cannot tell the format of %s; say --format ndjson or --format csv", file)}
 	}
-	return mediaType, nil
+	c, err := a.client()
+	if err != nil {
+		return upload{}, err
+	}
+	body, size, err := a.openImport(file)
+	return upload{client: c, body: body, size: size, mediaType: mediaType}, err
+}
+
+// send streams the file to path, and shows on progress how far it is.
+func (u upload) send(ctx context.Context, path string, progress io.Writer) (report fanfare.ImportReport, err error) {
+	bar := newProgress(&screen{out: progress}, "importing", "bytes", u.size)
+	defer bar.end()
+	err = u.client.stream(ctx, http.MethodPost, path, u.mediaType, io.TeeReader(u.body, bar), &report)
+	return report, err
 }
 
 // openImport opens the file and says how long it is, below zero when that is not known.

@@ -167,23 +167,12 @@ exports can be taken as they are. Importing again changes nothing.`,
 }
 
 func (a *app) importSuppressions(cmd *cobra.Command, channel string, i importing) error {
-	mediaType, err := i.mediaType()
+	u, err := a.openUpload(i.file, i.format)
 	if err != nil {
 		return err
 	}
-	c, err := a.client()
-	if err != nil {
-		return err
-	}
-	body, size, err := a.openImport(i.file)
-	if err != nil {
-		return err
-	}
-	defer body.Close()
-	bar := newProgress(&screen{out: a.err}, "importing", "bytes", size)
-	var report fanfare.ImportReport
-	err = c.stream(cmd.Context(), http.MethodPost, "/v1/suppressions/import?channel="+url.QueryEscape(channel), mediaType, io.TeeReader(body, bar), &report)
-	bar.end()
+	defer u.body.Close()
+	report, err := u.send(cmd.Context(), "/v1/suppressions/import?channel="+url.QueryEscape(channel), a.err)
 	if err != nil {
 		return err
 	}
