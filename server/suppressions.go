@@ -2,6 +2,7 @@ package server
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/csv"
@@ -143,15 +144,17 @@ func (s *suppressions) ImportSuppressions(c echo.Context, params api.ImportSuppr
 			return err
 		}
 	}
-	report, err := s.take(context.WithoutCancel(c.Request().Context()), params.Channel, lines, read)
+	usual := cmp.Or(params.Reason, fanfare.SuppressedManual)
+	report, err := s.take(context.WithoutCancel(c.Request().Context()), params.Channel, usual, lines, read)
 	if err != nil {
 		return &cutImportError{err: err, report: report}
 	}
 	return c.JSON(http.StatusOK, mergeReports(report, fanfare.ImportReport{}))
 }
 
-// take suppresses the addresses on the lines, chunk by chunk.
-func (s *suppressions) take(ctx context.Context, channel fanfare.Channel, lines *lineReader, read func([]byte) (fanfare.Refused, error)) (fanfare.ImportReport, error) {
+// take suppresses the addresses on the lines, chunk by chunk, for the usual reason where
+// a line gives none.
+func (s *suppressions) take(ctx context.Context, channel fanfare.Channel, usual fanfare.SuppressionReason, lines *lineReader, read func([]byte) (fanfare.Refused, error)) (fanfare.ImportReport, error) {
 	var report fanfare.ImportReport
 	var chunk []fanfare.Refused
 	flush := func() error {
@@ -183,6 +186,9 @@ func (s *suppressions) take(ctx context.Context, channel fanfare.Channel, lines 
 			report.Reject(lines.number, err.Error())
 			continue
 		}
+		if !refused.Reason.Valid() {
+			refused.Reason = usual
+		}
 		if chunk = append(chunk, refused); len(chunk) == chunkLines {
 			if err := flush(); err != nil {
 				return report, err
@@ -208,9 +214,6 @@ func readRefused(channel fanfare.Channel, line []byte, read func([]byte) (fanfar
 		return refused, errors.New("the address " + why)
 	}
 	refused.Address = address
-	if !refused.Reason.Valid() {
-		refused.Reason = fanfare.SuppressedManual
-	}
 	return refused, nil
 }
 

@@ -187,6 +187,23 @@ func TestCursorsThatNoPageGaveAreRefused(t *testing.T) {
 	}
 }
 
+// Providers say in words of their own, or not at all, why an address is on a list; whoever
+// exports the list knows.
+func TestAProvidersListIsOfOneReason(t *testing.T) {
+	t.Parallel()
+	r := start(t)
+	const bounces = "status,reason,email,created\n" +
+		"5.1.1,\"550 5.1.1 The email account that you tried to reach does not exist, try again\",one@mail.example,1443651125\n" +
+		"5.7.1,complained,two@mail.example,1443651125\n,,three@mail.example,\n"
+	got := r.send(t, http.MethodPost, "/v1/suppressions/import?channel=email&reason=bounced", bounces, header("Content-Type", "text/csv"))
+	require.Equal(t, http.StatusOK, got.status, "%s", got.body)
+	for name, want := range map[string]fanfare.SuppressionReason{
+		"one": fanfare.SuppressedBounced, "two": fanfare.SuppressedComplained, "three": fanfare.SuppressedBounced,
+	} {
+		require.Equal(t, want, r.ledger.refusals[r.ledger.place(fanfare.Email, name+"@mail.example")].Reason, name)
+	}
+}
+
 func TestAProvidersListIsTakenOver(t *testing.T) {
 	t.Parallel()
 	for media, body := range map[string]string{
@@ -212,7 +229,7 @@ func TestAProvidersListIsTakenOver(t *testing.T) {
 		require.NotContains(t, string(got.body), "nobody")
 	}
 	r := start(t)
-	for path, body := range map[string]string{"?channel=email": "name,created\nx,1\n", "": "email\na@mail.example\n"} {
+	for path, body := range map[string]string{"?channel=email&reason=mood": "email\na@mail.example\n", "?channel=email": "name,created\nx,1\n", "": "email\na@mail.example\n"} {
 		got := r.send(t, http.MethodPost, "/v1/suppressions/import"+path, body, header("Content-Type", "text/csv"))
 		require.Equal(t, http.StatusBadRequest, got.status, "%s", got.body)
 	}

@@ -28,6 +28,7 @@ var formats = map[string]string{
 
 type importing struct {
 	topic, file, format, topicName string
+	reason                         string // of suppressions
 	asJSON                         bool
 }
 

@@ -16,6 +16,9 @@ import (
 	"github.com/fanfare-dev/fanfare/server/api"
 )
 
+// reasons are what an address can be suppressed for.
+const reasons = "bounced, soft_bounces, complained, unsubscribed, stopped, invalid, dead_token or manual"
+
 func (a *app) suppressionsCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "suppressions",
@@ -60,7 +63,7 @@ func (a *app) listSuppressionsCommand() *cobra.Command {
 		}),
 	}
 	cmd.Flags().StringVar(&channel, "channel", "", "only this channel: email, sms or push")
-	cmd.Flags().StringVar(&reason, "reason", "", "only this reason: bounced, soft_bounces, complained, unsubscribed, stopped, invalid, dead_token or manual")
+	cmd.Flags().StringVar(&reason, "reason", "", "only this reason: "+reasons)
 	cmd.Flags().StringVar(&address, "address", "", "only this address")
 	cmd.Flags().IntVar(&limit, "limit", 0, "how many at most (default: all)")
 	jsonFlag(cmd, &asJSON)
@@ -114,7 +117,7 @@ func (a *app) suppressCommand() *cobra.Command {
 			return nil
 		}),
 	}
-	cmd.Flags().StringVar((*string)(&asked.Reason), "reason", string(asked.Reason), "why")
+	cmd.Flags().StringVar((*string)(&asked.Reason), "reason", string(asked.Reason), "why: "+reasons)
 	jsonFlag(cmd, &asJSON)
 	return cmd
 }
@@ -153,14 +156,18 @@ func (a *app) importSuppressionsCommand() *cobra.Command {
 		Long: `Suppresses one address per line of FILE, which is CSV or NDJSON, told by its ending or
 by --format; "-" reads from stdin. CSV names its columns in the first line: email,
 phone, token or address, perhaps reason; others are ignored, so that SendGrid's
-exports can be taken as they are. Importing again changes nothing.`,
-		Example: "  fanfare suppressions import email suppression_bounces.csv",
-		Args:    cobra.ExactArgs(2),
+exports can be taken as they are. --reason is for lines that give none of our
+reasons, as SendGrid's do: say why the addresses are on the list. Importing again
+changes nothing.`,
+		Example: `  fanfare suppressions import email suppression_bounces.csv --reason bounced
+  fanfare suppressions import email suppression_unsubscribes.csv --reason unsubscribed`,
+		Args: cobra.ExactArgs(2),
 		RunE: does(func(cmd *cobra.Command, args []string) error {
 			i.file = args[1]
 			return a.importSuppressions(cmd, args[0], i)
 		}),
 	}
+	cmd.Flags().StringVar(&i.reason, "reason", string(fanfare.SuppressedManual), "why, where a line does not say it: "+reasons)
 	cmd.Flags().StringVar(&i.format, "format", "", "ndjson or csv; needed where the file's name does not say it")
 	jsonFlag(cmd, &i.asJSON)
 	return cmd
@@ -172,7 +179,7 @@ func (a *app) importSuppressions(cmd *cobra.Command, channel string, i importing
 		return err
 	}
 	defer u.body.Close()
-	report, err := u.send(cmd.Context(), "/v1/suppressions/import?channel="+url.QueryEscape(channel), a.err)
+	report, err := u.send(cmd.Context(), "/v1/suppressions/import?channel="+url.QueryEscape(channel)+"&reason="+url.QueryEscape(i.reason), a.err)
 	if err != nil {
 		return err
 	}

@@ -50,6 +50,9 @@ func TestSuppressions(t *testing.T) {
 	got = run("import email - --format csv", "email\na@mail.example\nA@mail.example\n,\n")
 	require.Equal(t, "Suppressed on email: 1 new, 1 known already, 1 rejected.\n  line 3: has no address\n", got.out)
 	require.Equal(t, "text/csv", s.last().contentType)
+	require.Equal(t, "channel=email&reason=manual", s.query)
+	run("import email - --format csv --reason bounced", "email\na@mail.example\n")
+	require.Equal(t, "channel=email&reason=bounced", s.query)
 	for _, wrong := range []string{"add push", "lift", "import email", "import email -", "burn"} {
 		require.Equal(t, 2, run(wrong, "").code, wrong)
 	}

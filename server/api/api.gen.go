@@ -887,6 +887,10 @@ type ListSuppressionsParams struct {
 type ImportSuppressionsParams struct {
 	// Channel The channel whose addresses these are.
 	Channel Channel `form:"channel" json:"channel"`
+
+	// Reason Why the addresses are on the list, for lines that give none of the reasons named here. SendGrid's bounces give
+	// words of the receivers, and its other lists none. Left out, `manual`.
+	Reason SuppressionReason `form:"reason,omitempty" json:"reason,omitempty"`
 }
 
 // ListTemplatesParams defines parameters for ListTemplates.
@@ -1859,6 +1863,13 @@ func (w *ServerInterfaceWrapper) ImportSuppressions(ctx echo.Context) error {
 	err = runtime.BindQueryParameterWithOptions("form", true, true, "channel", ctx.QueryParams(), &params.Channel, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
 	if err != nil {
 		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter channel: %s", err))
+	}
+
+	// ------------- Optional query parameter "reason" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "reason", ctx.QueryParams(), &params.Reason, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter reason: %s", err))
 	}
 
 	// Invoke the callback with all the unmarshaled arguments
