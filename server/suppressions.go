@@ -157,12 +157,13 @@ func (s *suppressions) ImportSuppressions(c echo.Context, params api.ImportSuppr
 func (s *suppressions) take(ctx context.Context, channel fanfare.Channel, usual fanfare.SuppressionReason, lines *lineReader, read func([]byte) (fanfare.Refused, error)) (fanfare.ImportReport, error) {
 	var report fanfare.ImportReport
 	var chunk []fanfare.Refused
+	size := 0
 	flush := func() error {
 		created, err := s.ledger.Suppress(ctx, channel, chunk)
 		if err == nil {
 			report.Created += created
 			report.Unchanged += int64(len(chunk)) - created
-			chunk = chunk[:0]
+			chunk, size = nil, 0
 		}
 		return err
 	}
@@ -189,7 +190,8 @@ func (s *suppressions) take(ctx context.Context, channel fanfare.Channel, usual 
 		if !refused.Reason.Valid() {
 			refused.Reason = usual
 		}
-		if chunk = append(chunk, refused); len(chunk) == chunkLines {
+		size += len(line)
+		if chunk = append(chunk, refused); len(chunk) == chunkLines || size >= chunkBytes {
 			if err := flush(); err != nil {
 				return report, err
 			}

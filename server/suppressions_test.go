@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -36,6 +37,7 @@ func (f *fakeLedger) Suppress(ctx context.Context, channel fanfare.Channel, refu
 	if err != nil {
 		return 0, err
 	}
+	f.chunks = append(f.chunks, len(refused))
 	for _, r := range refused {
 		if f.place(channel, r.Address) < 0 {
 			f.refusals = append(f.refusals, suppressionOf(channel, r.Address, r.Reason))
@@ -201,6 +203,23 @@ func TestAProvidersListIsOfOneReason(t *testing.T) {
 		"one": fanfare.SuppressedBounced, "two": fanfare.SuppressedComplained, "three": fanfare.SuppressedBounced,
 	} {
 		require.Equal(t, want, r.ledger.refusals[r.ledger.place(fanfare.Email, name+"@mail.example")].Reason, name)
+	}
+}
+
+// Long lines must not gather in memory: an address holds the whole line it was cut from.
+func TestAProvidersListOfLongLinesIsTakenBySmallChunks(t *testing.T) {
+	t.Parallel()
+	r := start(t)
+	var body strings.Builder
+	body.WriteString("email,reason\n")
+	for i := range 300 {
+		fmt.Fprintf(&body, "reader-%d@mail.example,%s\n", i, strings.Repeat("x", 60<<10))
+	}
+	got := r.send(t, http.MethodPost, "/v1/suppressions/import?channel=email", body.String(), header("Content-Type", "text/csv"))
+	require.Equal(t, http.StatusOK, got.status, "%s", got.body)
+	require.Len(t, r.ledger.refusals, 300)
+	for _, lines := range r.ledger.chunks {
+		require.LessOrEqual(t, lines*60<<10, chunkBytes+maxLine)
 	}
 }
 
