@@ -27,6 +27,9 @@ func (r *run) carryOutAll(ctx context.Context, all []*leased) {
 func (r *run) carryOut(ctx context.Context, l *leased) {
 	reply := r.call(ctx, l)
 	l.by.permit.Done(reply.Outcome)
+	if reply.Outcome.Kind == fanfare.OutcomeAccepted {
+		r.took.Store(true)
+	}
 	next := r.failOver(ctx, l, reply)
 	r.halt(0, "", r.settle(l, r.result(l, reply, next != nil)))
 	switch {

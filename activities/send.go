@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.temporal.io/sdk/activity"
@@ -88,8 +89,8 @@ func (l Links) preferences(topic fanfare.TopicID, number fanfare.SubscriberNumbe
 	return l.PublicURL + "/preferences/" + fanfare.PreferencesLink{Topic: topic, Number: number}.Token(l.Secret)
 }
 
-// SendInput names the batch to send. Failures counts the runs in a row after
-// which the provider was not to be reached.
+// SendInput names the batch to send. Failures counts the runs in a row that found
+// the provider away.
 type SendInput struct {
 	Ref      fanfare.BatchRef `json:"ref"`
 	Failures int              `json:"failures"`
@@ -102,6 +103,8 @@ type SendResult struct {
 	Wait time.Duration `json:"wait,omitempty"`
 	// Why says in a sentence why the run stopped before the end; empty otherwise.
 	Why string `json:"why,omitempty"`
+	// Took is true when a provider accepted a call: it is there, whatever else it said.
+	Took bool `json:"took,omitempty"`
 }
 
 // Send claims, sends and settles, chunk by chunk, until nobody in the batch can
@@ -118,7 +121,7 @@ func (s *Sending) Send(ctx context.Context, in SendInput) (SendResult, error) {
 		return SendResult{}, err
 	}
 	tally, err := tallyOrClose(ctx, s.Tallier, s.Closer, in.Ref)
-	return SendResult{Tally: tally, Wait: run.wait, Why: run.why}, err
+	return SendResult{Tally: tally, Wait: run.wait, Why: run.why, Took: run.took.Load()}, err
 }
 
 // tallyOrClose tells where a batch stands, and closes it first when nobody in it is sent to
@@ -148,6 +151,7 @@ type run struct {
 	stopping  <-chan struct{} // closed when the worker stops
 	cancelled <-chan struct{} // closed when the activity is cancelled
 
+	took atomic.Bool // a provider accepted a call
 	mu   sync.Mutex
 	wait time.Duration // the provider asked for it, or is away
 	why  string

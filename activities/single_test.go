@@ -119,6 +119,30 @@ func TestOneRefusalAmongManyCallsStopsNothing(t *testing.T) {
 	})
 }
 
+// A provider that takes some and throttles the others is there: to leave it alone for ever
+// longer, as one that is away, would be to send a few each time.
+func TestAProviderThatTakesSomeIsNotAway(t *testing.T) {
+	virtually(t, func(t *testing.T) {
+		book, p := newBatchBook(200), &provider{}
+		p.reply = func(call fanfare.Call) fanfare.Reply {
+			if call.Recipients[0].Number%4 == 0 {
+				return accepted
+			}
+			return fanfare.Reply{Outcome: fanfare.Outcome{Kind: fanfare.OutcomeThrottled}}
+		}
+		result, err := singleDesk(t, book, p).send(activities.SendInput{})
+		require.NoError(t, err)
+		require.Equal(t, time.Second, result.Wait)
+		require.True(t, result.Took)
+		require.EqualValues(t, 16, result.Tally.Totals.Sent)
+
+		p.reply = answer(fanfare.OutcomeThrottled)
+		result, err = singleDesk(t, book, p).send(activities.SendInput{})
+		require.NoError(t, err)
+		require.False(t, result.Took)
+	})
+}
+
 func TestAResultThatIsNotTakenKeepsNoOtherOut(t *testing.T) {
 	virtually(t, func(t *testing.T) {
 		book, p := newBatchBook(640), &provider{}

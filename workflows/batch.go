@@ -78,7 +78,7 @@ func (b *batch) send(ctx workflow.Context) (activities.SendResult, error) {
 	err := workflow.ExecuteActivity(workflow.WithActivityOptions(ctx, options), a.Send, in).Get(ctx, &result)
 	switch {
 	case err != nil:
-	case result.Wait > 0:
+	case result.Wait > 0 && !result.Took:
 		b.Failures++
 	default:
 		b.Failures = 0

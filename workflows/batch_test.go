@@ -250,6 +250,7 @@ func TestBatchAsksAgainWhenTheProviderMayBeCalled(t *testing.T) {
 		{Tally: waiting, Wait: 2 * time.Second},
 		{Tally: due},
 		{Tally: due, Wait: 5 * time.Second},
+		{Tally: due, Wait: time.Second, Took: true},
 		{Tally: allSent},
 	}
 	b := newBatchStage(t, func(n int, _ activities.SendInput) activities.SendResult { return results[n-1] })
@@ -261,8 +262,8 @@ func TestBatchAsksAgainWhenTheProviderMayBeCalled(t *testing.T) {
 	for i, age := range b.ages {
 		ages, failures = append(ages, age.Round(time.Second).Seconds()), append(failures, b.sends[i].Failures)
 	}
-	require.Equal(t, []float64{0, 1, 20, 50, 52, 53, 58}, ages, "woken at 20; never longer than half a minute")
-	require.Equal(t, []int{0, 1, 2, 3, 4, 0, 1}, failures)
+	require.Equal(t, []float64{0, 1, 20, 50, 52, 53, 58, 59}, ages, "woken at 20; never longer than half a minute")
+	require.Equal(t, []int{0, 1, 2, 3, 4, 0, 1, 0}, failures, "one that takes some and asks for time is there")
 }
 
 func TestBatchIsWoken(t *testing.T) {
