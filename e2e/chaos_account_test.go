@@ -607,17 +607,6 @@ func (b *books) table(allowed map[fanfare.Channel]int64) {
 		s := one.Stats()
 		faults, calls, messages = faults+s.FaultsApplied, calls+s.Calls, messages+s.Messages
 	}
-	evidence := map[string]int64{}
-	query(b.chaos, func(r struct {
-		How               string
-		Calls, Deliveries int64
-	},
-	) {
-		evidence[r.How+": calls"], evidence[r.How+": recipients"] = r.Calls, r.Deliveries
-	}, `
-		SELECT CASE WHEN c.evidence LIKE 'event %' THEN 'events' WHEN c.evidence LIKE 'none by the deadline%' THEN 'policy' ELSE 'look-up' END AS how,
-		  count(DISTINCT call_id), count(*)
-		FROM calls c JOIN attempts a USING (publication_id, call_id) WHERE c.evidence IS NOT NULL AND a.outcome = 'ambiguous' GROUP BY 1`)
 	var wishes int64
 	for _, all := range b.refusals {
 		wishes += int64(len(all))
@@ -633,7 +622,7 @@ func (b *books) table(allowed map[fanfare.Channel]int64) {
 		{"sent to nobody", fmt.Sprint(len(b.failed[isUnfounded]))},
 		{"duplicates", fmt.Sprint(len(b.failed[isTwice]))},
 		{"verify says", fmt.Sprintf("ok %t, duplicates %d, resent %d", b.verified.OK, b.verified.Duplicates, b.verified.Resent)},
-		{"in doubt, settled by", counts(evidence)},
+		{"in doubt, settled by", counts(b.evidence())},
 		{"refused by readers", fmt.Sprint(wishes)},
 		{"at the providers", fmt.Sprintf("%d calls, %d of them hurt, %d messages", calls, faults, messages)},
 		{"killed", counts(b.killed)},
@@ -642,6 +631,22 @@ func (b *books) table(allowed map[fanfare.Channel]int64) {
 	for _, line := range lines {
 		fmt.Fprintf(b.t.Output(), "        %-22s %s\n", line[0], line[1])
 	}
+}
+
+// evidence is by what those were settled who were in doubt.
+func (b *books) evidence() map[string]int64 {
+	evidence := map[string]int64{}
+	query(b.chaos, func(r struct {
+		How               string
+		Calls, Deliveries int64
+	},
+	) {
+		evidence[r.How+": calls"], evidence[r.How+": recipients"] = r.Calls, r.Deliveries
+	}, `
+		SELECT CASE WHEN c.evidence LIKE 'event %' THEN 'events' WHEN c.evidence LIKE 'none by the deadline%' THEN 'policy' ELSE 'look-up' END AS how,
+		  count(DISTINCT call_id), count(*)
+		FROM calls c JOIN attempts a USING (publication_id, call_id) WHERE c.evidence IS NOT NULL AND a.outcome = 'ambiguous' GROUP BY 1`)
+	return evidence
 }
 
 // counts writes counts by name, in the order of the names.

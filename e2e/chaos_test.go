@@ -39,7 +39,7 @@ var accounts = []string{"sendgrid", "sendgrid-2", "twilio", "twilio-2", "fcm"}
 
 // longChaos is what people run; shortChaos goes with every test run.
 func longChaos(seed uint64, length time.Duration) size {
-	return size{seed: seed, length: length, topics: 6, most: 4000, every: 4 * time.Second, pace: 600, batch: 200, hits: 7}
+	return size{seed: seed, length: length, topics: 6, most: 2500, every: 4 * time.Second, pace: 600, batch: 200, hits: 7}
 }
 
 func shortChaos(seed uint64) size {

@@ -15,9 +15,6 @@ import (
 // accepted and cut, or cut and without evidence.
 func TestFailover(t *testing.T) {
 	t.Parallel()
-	answers := func(status, retryAfter int) sandbox.Faults {
-		return sandbox.Faults{Rules: []sandbox.Fault{{Every: 1, Action: sandbox.ActionStatus, Status: status, RetryAfter: retryAfter}}}
-	}
 	for account, c := range map[string]struct {
 		channel fanfare.Channel
 		readers int64
@@ -73,6 +70,11 @@ func TestFailover(t *testing.T) {
 			require.True(t, st.verify().OK)
 		})
 	}
+}
+
+// answers has each call answered so.
+func answers(status, retryAfter int) sandbox.Faults {
+	return sandbox.Faults{Rules: []sandbox.Fault{{Every: 1, Action: sandbox.ActionStatus, Status: status, RetryAfter: retryAfter}}}
 }
 
 // calls counts those of the first account that something was done to.
