@@ -1,13 +1,12 @@
 package bench
 
 import (
-	"bufio"
 	"bytes"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -15,40 +14,47 @@ import (
 	fanfare "github.com/fanfare-dev/fanfare"
 )
 
-// sink accepts every message of a channel and only counts, so that what is measured is Fanfare
+// sink accepts every message and only counts, so that what is measured is Fanfare
 // and not the provider. It keeps one bit a subscriber, to know who was sent to
-// twice. It answers request by request on each connection: all that a server does
-// besides costs as much as that again, and calls with one message each are many.
+// twice.
 type sink struct {
-	URL      string
-	listener net.Listener
-	intake
+	URL    string
+	server *http.Server
+	pool   sync.Pool
 
 	calls      atomic.Int64
 	recipients atomic.Int64
 	twice      atomic.Int64
 	first      atomic.Int64 // unix nanoseconds of the first call
 
-	mu    sync.Mutex
-	seen  []uint64
-	conns []net.Conn
+	mu   sync.Mutex
+	seen []uint64
 }
 
-// intake is where a channel's provider takes calls, what stands before each
-// delivery's id in them and behind it, and how the provider accepts.
+// intake is where a channel's provider takes calls, and what it has to know to
+// count: what stands before each delivery's id, and behind it.
 type intake struct {
-	path          string // its end
+	pattern       string
 	before, after []byte
-	status        string
-	answer        string // made with the number of the call
+	accept        func(w http.ResponseWriter, call int64)
 }
 
 // Twilio's and FCM's answers are as long as theirs are, because reading them is work.
 var intakes = map[fanfare.Channel]intake{
-	fanfare.Email: {"/v3/mail/send", []byte(`"delivery":"`), []byte(`"`), "202 Accepted\r\nX-Message-Id: sink", ""},
+	fanfare.Email: {"POST /v3/mail/send", []byte(`"delivery":"`), []byte(`"`), func(w http.ResponseWriter, _ int64) {
+		w.Header().Set("X-Message-Id", "sink")
+		w.WriteHeader(http.StatusAccepted)
+	}},
 	// The id is in the address to report to, which is a field of a form.
-	fanfare.SMS:  {"/Messages.json", []byte(`delivery%3D`), []byte(`%26`), "201 Created\r\nContent-Type: application/json", twilioAnswer},
-	fanfare.Push: {"/messages:send", []byte(`"delivery":"`), []byte(`"`), "200 OK\r\nContent-Type: application/json", `{"name":"projects/bench/messages/0:%016d%%31bd1c9631bd1c96"}`},
+	fanfare.SMS: {"POST /2010-04-01/Accounts/{account}/Messages.json", []byte(`delivery%3D`), []byte(`%26`), func(w http.ResponseWriter, call int64) {
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(http.StatusCreated)
+		fmt.Fprintf(w, twilioAnswer, call)
+	}},
+	fanfare.Push: {"POST /v1/projects/{project}/messages:send", []byte(`"delivery":"`), []byte(`"`), func(w http.ResponseWriter, call int64) {
+		w.Header().Set("Content-Type", "application/json")
+		fmt.Fprintf(w, `{"name":"projects/bench/messages/0:%016d%%31bd1c9631bd1c96"}`, call)
+	}},
 }
 
 const twilioAnswer = `{"account_sid":"` + twilioAccount + `","api_version":"2010-04-01","body":"A measured article https://blog.example/a",` +
@@ -57,24 +63,19 @@ const twilioAnswer = `{"account_sid":"` + twilioAccount + `","api_version":"2010
 	`"sid":"SM%032x","status":"queued","subresource_uris":{"media":"/2010-04-01/Accounts/` + twilioAccount + `/Messages/Media.json"},` +
 	`"to":"+34600000001","uri":"/2010-04-01/Accounts/` + twilioAccount + `/Messages.json"}`
 
-func newSink(channel fanfare.Channel, subscribers int) (*sink, error) {
+func newSink(subscribers int) (*sink, error) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
 	}
-	s := &sink{URL: "http://" + listener.Addr().String(), listener: listener, intake: intakes[channel], seen: make([]uint64, subscribers/64+2)}
-	go func() {
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
-				return // closed
-			}
-			s.mu.Lock()
-			s.conns = append(s.conns, conn)
-			s.mu.Unlock()
-			go s.serve(conn)
-		}
-	}()
+	s := &sink{URL: "http://" + listener.Addr().String(), seen: make([]uint64, subscribers/64+2)}
+	s.pool.New = func() any { return new(bytes.Buffer) }
+	mux := http.NewServeMux()
+	for _, in := range intakes {
+		mux.HandleFunc(in.pattern, func(w http.ResponseWriter, r *http.Request) { s.take(in, w, r) })
+	}
+	s.server = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
+	go s.server.Serve(listener) //nolint:errcheck // ends with Close
 	return s, nil
 }
 
@@ -87,57 +88,31 @@ func (s *sink) settings(channel fanfare.Channel) []string {
 	}[channel]
 }
 
-func (s *sink) close() {
-	_ = s.listener.Close()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, conn := range s.conns {
-		_ = conn.Close()
-	}
-}
+func (s *sink) close() { _ = s.server.Close() }
 
-// serve answers until the other side leaves.
-func (s *sink) serve(conn net.Conn) {
-	defer conn.Close()
-	in := bufio.NewReaderSize(conn, 1<<16)
-	var body bytes.Buffer
-	var out []byte
-	for {
-		r, err := http.ReadRequest(in)
-		if err != nil {
-			return
-		}
-		s.first.CompareAndSwap(0, time.Now().UnixNano())
-		body.Reset()
-		if _, err := body.ReadFrom(r.Body); err != nil {
-			return
-		}
-		status, answer := "404 Not Found", ""
-		if strings.HasSuffix(r.URL.Path, s.path) {
-			s.count(body.Bytes())
-			status = s.status
-			if s.answer != "" {
-				answer = fmt.Sprintf(s.answer, s.calls.Add(1))
-			}
-		}
-		out = fmt.Appendf(out[:0], "HTTP/1.1 %s\r\nContent-Length: %d\r\n\r\n%s", status, len(answer), answer)
-		if _, err := conn.Write(out); err != nil {
-			return
-		}
+func (s *sink) take(in intake, w http.ResponseWriter, r *http.Request) {
+	s.first.CompareAndSwap(0, time.Now().UnixNano())
+	body := s.pool.Get().(*bytes.Buffer)
+	defer s.pool.Put(body)
+	body.Reset()
+	if _, err := io.Copy(body, r.Body); err != nil {
+		return
 	}
+	s.count(in, body.Bytes())
+	in.accept(w, s.calls.Add(1))
 }
 
 // count finds each recipient's delivery id, whose last part is their number.
 // Decoding the message would cost more than all that is measured.
-func (s *sink) count(body []byte) {
+func (s *sink) count(in intake, body []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for {
-		_, rest, found := bytes.Cut(body, s.before)
+		_, rest, found := bytes.Cut(body, in.before)
 		if !found {
 			return
 		}
-		id, rest, ended := bytes.Cut(rest, s.after)
+		id, rest, ended := bytes.Cut(rest, in.after)
 		if !ended {
 			return
 		}

@@ -34,7 +34,7 @@ func TestSinkCountsWhoeverIsSentToTwice(t *testing.T) {
 		t.Run(string(channel), func(t *testing.T) {
 			t.Parallel()
 			const highest = 130
-			s, err := newSink(channel, highest)
+			s, err := newSink(highest)
 			require.NoError(t, err)
 			t.Cleanup(s.close)
 			to, err := dial(s.URL)

@@ -63,7 +63,7 @@ func startStack(ctx context.Context, cfg Config) (_ *stack, err error) {
 	if err := os.Chmod(s.folder, 0o755); err != nil { //nolint:gosec // as root, PostgreSQL's own user must pass through
 		return nil, err
 	}
-	if s.sink, err = newSink(cfg.Channel, cfg.Subscribers); err != nil {
+	if s.sink, err = newSink(cfg.Subscribers); err != nil {
 		return nil, err
 	}
 	cfg.Log.Info("starting PostgreSQL and Temporal, for this run only")
