@@ -28,6 +28,10 @@ const (
 	// providerConns are kept open to a provider: all calls of one worker, which are 64 in
 	// each of 8 batches in both lanes of a channel. What is idle for long is closed.
 	providerConns = 2 * 8 * 64
+	// Over HTTP/2 all calls share few connections, and net/http notices of none that it is
+	// dead: one that was silent for so long is asked, and left when it does not answer. A
+	// call lasts 15 s.
+	silentConn, deafConn = 5 * time.Second, 5 * time.Second
 )
 
 func (a *app) workerCommand() *cobra.Command {
@@ -177,6 +181,7 @@ func providerTransport() *http.Transport {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.MaxIdleConns = 0 // no limit beside the one for each host
 	transport.MaxIdleConnsPerHost = providerConns
+	transport.HTTP2 = &http.HTTP2Config{SendPingTimeout: silentConn, PingTimeout: deafConn}
 	return transport
 }
 
