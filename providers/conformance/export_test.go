@@ -29,6 +29,16 @@ func Failures(tb testing.TB, s Subject, names []string) []string {
 	return failed
 }
 
+// Trials are the names of those that a subject can come into.
+func Trials(tb testing.TB, s Subject) []string {
+	tb.Helper()
+	var names []string
+	for _, trial := range s.trials(tb) {
+		names = append(names, trial.name)
+	}
+	return names
+}
+
 // Updating reports whether golden files are written anew.
 func Updating() bool { return *update }
 

@@ -74,7 +74,7 @@ func TestEveryFaultIsFound(t *testing.T) {
 	}{
 		"takes doubt for a refusal": {
 			kinds(fanfare.OutcomeAmbiguous, fanfare.OutcomeUnavailable),
-			[]string{"failed", "garbled", "acceptance broken off", "cut after the request", "cut on a kept connection", "timed out after the request", "cancelled after the request"},
+			[]string{"failed", "garbled", "acceptance broken off", "cut after the request", "cut on a kept connection", "timed out after the request", "cancelled after the request", "answered in another protocol", "HTTP/2: cut after the request", "HTTP/2: cut on a kept connection", "HTTP/2: acceptance broken off", "HTTP/2: timed out after the request"},
 		},
 		"takes doubt for an acceptance": {
 			replies(func(_ fanfare.Call, reply *fanfare.Reply) {
@@ -90,11 +90,11 @@ func TestEveryFaultIsFound(t *testing.T) {
 		},
 		"gives up whoever is throttled": {
 			kinds(fanfare.OutcomeThrottled, fanfare.OutcomeRejected),
-			[]string{"throttled", "throttled for a time", "refusal broken off", "refusal of a proxy"},
+			[]string{"throttled", "throttled for a time", "refusal broken off", "refusal of a proxy", "HTTP/2: throttled"},
 		},
 		"costs an attempt when nothing began": {
 			kinds(fanfare.OutcomeReleased, fanfare.OutcomeUnavailable),
-			[]string{"cancelled before the request", "lease too late", "more recipients than a call may have", "one bad among many, named"},
+			[]string{"cancelled before the request", "lease too late", "more recipients than a call may have", "one bad among many, named", "HTTP/2: lease too late"},
 		},
 		"tries again by itself": {
 			func(next send) send {
@@ -249,7 +249,7 @@ func TestEveryFaultIsFound(t *testing.T) {
 					return next(ctx, call)
 				}
 			},
-			[]string{"accepted", "many at once"},
+			[]string{"accepted", "many at once", "HTTP/2: many at once"},
 		},
 		"keeps the call under way in a field": {
 			func(next send) send {
@@ -356,6 +356,14 @@ func TestFaultsOfTransportAreFound(t *testing.T) {
 			},
 			[]string{"certificate not trusted"},
 		},
+		"speaks HTTP/1 only": {
+			func(tb testing.TB, at conformance.Place) conformance.Sender {
+				base := at.Client.Transport.(fanfare.GatedTransport).Base.(*http.Transport)
+				base.ForceAttemptHTTP2 = false
+				return subject().New(tb, at)
+			},
+			[]string{"HTTP/2: throttled", "HTTP/2: many at once", "HTTP/2: cut after the request"},
+		},
 		"connects for every call": {
 			func(tb testing.TB, at conformance.Place) conformance.Sender {
 				at.Client.Transport = fanfare.GatedTransport{Base: &http.Transport{DisableKeepAlives: true}}
@@ -374,6 +382,15 @@ func TestFaultsOfTransportAreFound(t *testing.T) {
 			s.New = fault.build
 			require.ElementsMatch(t, fault.found, conformance.Failures(t, s, fault.found))
 		})
+	}
+}
+
+func TestEveryTrialFindsAFault(t *testing.T) {
+	t.Parallel()
+	here, err := os.ReadFile("sabotage_test.go")
+	require.NoError(t, err)
+	for _, trial := range conformance.Trials(t, subject()) {
+		require.Contains(t, string(here), fmt.Sprintf("%q", trial))
 	}
 }
 
