@@ -50,6 +50,9 @@ type Reply struct {
 	// Split asks for the halves to be tried apart: the provider refused the call
 	// because of some recipient and did not say which.
 	Split bool
+	// Wait is how long at least the recipients of a call wait that was refused without
+	// Outcome.RetryAfter. It holds nobody else back.
+	Wait time.Duration
 	// ProviderID is the provider's own id of the accepted request.
 	ProviderID string
 	// Devices is what became of each device of a push, in the order of the recipient's.

@@ -132,7 +132,7 @@ func (r *run) result(l *leased, reply fanfare.Reply, failsOver bool) fanfare.Res
 		result.Outcome.RetryAfter = splitHold
 	case reply.Outcome.Kind == fanfare.OutcomeThrottled, reply.Outcome.Kind == fanfare.OutcomeUnavailable:
 		if result.Outcome.RetryAfter == 0 {
-			result.Outcome.RetryAfter = r.Backoff[min(r.in.Failures, len(r.Backoff)-1)]
+			result.Outcome.RetryAfter = max(reply.Wait, r.Backoff[min(r.in.Failures, len(r.Backoff)-1)])
 		}
 		// Of many calls with one message each a few may fail; when it is more, the
 		// breaker knows. It knows nothing of a throttle without a time.

@@ -101,6 +101,27 @@ func TestACallThatHangsHoldsUpNobodyElse(t *testing.T) {
 	})
 }
 
+func TestAWaitOfOnesOwnHoldsBackNobodyElse(t *testing.T) {
+	virtually(t, func(t *testing.T) {
+		book, p := newBatchBook(200), &provider{}
+		p.reply = func(call fanfare.Call) fanfare.Reply {
+			if call.Recipients[0].Number == 50 {
+				return fanfare.Reply{Outcome: fanfare.Outcome{Kind: fanfare.OutcomeUnavailable}, Wait: 10 * time.Second}
+			}
+			return accepted
+		}
+		result, err := singleDesk(t, book, p).send(activities.SendInput{})
+		require.NoError(t, err)
+		require.Zero(t, result.Wait)
+		require.Equal(t, fanfare.Totals{Intended: 200, Pending: 1, Sent: 199}, result.Tally.Totals)
+		for _, s := range book.settled {
+			if s.result.Outcome.Kind == fanfare.OutcomeUnavailable {
+				require.Equal(t, 10*time.Second, s.result.Outcome.RetryAfter)
+			}
+		}
+	})
+}
+
 func TestOneRefusalAmongManyCallsStopsNothing(t *testing.T) {
 	virtually(t, func(t *testing.T) {
 		for _, kind := range []fanfare.OutcomeKind{fanfare.OutcomeUnavailable, fanfare.OutcomeAmbiguous, fanfare.OutcomeRejected} {

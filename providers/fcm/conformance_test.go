@@ -46,7 +46,7 @@ func TestConformance(t *testing.T) {
 			conformance.Accepted: "200", conformance.Rejected: "UNREGISTERED", conformance.TooLarge: "payload_too_large",
 			conformance.Throttled: "QUOTA_EXCEEDED", conformance.Unavailable: "UNAVAILABLE", conformance.AccountFault: "401",
 		},
-		Waits:   map[conformance.Situation]time.Duration{conformance.Throttled: time.Minute, conformance.Unavailable: 10 * time.Second},
+		Waits:   map[conformance.Situation]time.Duration{conformance.Throttled: time.Minute},
 		Secrets: []string{accessToken},
 		Golden:  "testdata/request.txt",
 	})

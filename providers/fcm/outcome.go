@@ -16,7 +16,9 @@ import (
 )
 
 const (
-	// quotaWait and unavailableWait are what Google asks for where an answer does not say.
+	// quotaWait and unavailableWait are what Google asks for where an answer does not say. The
+	// latter is only for the message itself: of many requests a few end so, and each would
+	// stop all others.
 	quotaWait       = 60 * time.Second
 	unavailableWait = 10 * time.Second
 )
@@ -31,6 +33,8 @@ type end struct {
 	// is no fault of the account's: it would keep every Android phone waiting. Nor is the
 	// quota of a device that gets too much.
 	own bool
+	// wait is how long the message waits where FCM gave no time.
+	wait time.Duration
 }
 
 // messageID is the form of FCM's ids. Anything else may be what is not to be kept, or cannot be.
@@ -40,7 +44,6 @@ var messageID = regexp.MustCompile(`^[A-Za-z0-9:%._-]{1,200}$`)
 // came, since the SDK's predicates do not look into a wrapped one.
 func (s *Sender) judge(got *answer, id string, err error) end {
 	e := end{Outcome: fanfare.Outcome{Code: code(got.status, err)}}
-	wait := func(otherwise time.Duration) time.Duration { return cmp.Or(fanfare.RetryAfter(got.header), otherwise) }
 	switch {
 	case got.status/100 == 2 && (got.unread != nil || err != nil || id == ""):
 		e.Kind, e.Detail = fanfare.OutcomeAmbiguous, "the answer said accepted and cannot be read"
@@ -53,12 +56,12 @@ func (s *Sender) judge(got *answer, id string, err error) end {
 		e.Kind, e.Account = fanfare.OutcomeUnavailable, true
 		e.Detail = "FCM's address redirects elsewhere: check " + fanfare.SettingName(s.name, "BASE_URL")
 	case got.status == http.StatusTooManyRequests:
-		e.Kind, e.RetryAfter, e.Detail = fanfare.OutcomeThrottled, wait(quotaWait), "FCM asks to send more slowly"
+		e.Kind, e.RetryAfter, e.Detail = fanfare.OutcomeThrottled, cmp.Or(fanfare.RetryAfter(got.header), quotaWait), "FCM asks to send more slowly"
 		if e.own = ofDevice(err); e.own {
 			e.Detail += " to this device"
 		}
 	case got.status == http.StatusServiceUnavailable:
-		e.Kind, e.RetryAfter, e.Detail = fanfare.OutcomeUnavailable, wait(unavailableWait), "FCM says it is not available"
+		e.Kind, e.RetryAfter, e.wait, e.Detail = fanfare.OutcomeUnavailable, fanfare.RetryAfter(got.header), unavailableWait, "FCM says it is not available"
 	case got.status >= 500, got.status == http.StatusRequestTimeout:
 		e.Kind, e.Detail = fanfare.OutcomeAmbiguous, "FCM failed, and does not say whether it took the message"
 	case got.unread != nil:

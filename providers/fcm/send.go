@@ -93,7 +93,7 @@ func together(devices []fanfare.Device, ends []end) fanfare.Reply {
 			decisive = e
 		}
 	}
-	reply.Outcome, reply.ProviderID = decisive.Outcome, decisive.id
+	reply.Outcome, reply.ProviderID, reply.Wait = decisive.Outcome, decisive.id, decisive.wait
 	if decisive.own {
 		reply.Named = map[int]fanfare.Outcome{0: decisive.Outcome}
 		reply.Outcome.Kind, reply.Outcome.RetryAfter = fanfare.OutcomeReleased, 0
