@@ -147,7 +147,7 @@ func runServer(bin, dir string, owner *account, c PostgresConfig) (*Postgres, er
 func serverSettings(c PostgresConfig) map[string]string {
 	settings := map[string]string{
 		"shared_buffers":       "256MB", // the hot part of a million deliveries and their indexes
-		"max_connections":      "200",   // server, worker, tests and a person with psql
+		"max_connections":      "400",   // server, worker, tests and a person with psql
 		"max_wal_size":         "4GB",   // a publication of a million writes about 1 GB; no checkpoint in its middle
 		"checkpoint_timeout":   "15min",
 		"wal_compression":      "on",  // full pages after a checkpoint are most of the log
