@@ -174,10 +174,7 @@ func TestErasureKeepsWhatOthersNeed(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.topic("writer-1")
-	for i := 1; i <= 2; i++ {
-		w.put(fanfare.Subscriber{ID: reader(i), Email: "both@mail.example"})
-		w.subscribe(i)
-	}
+	w.imported(1, 2, sharer)
 	ref := w.running("article-1", 10)
 	first := w.claimNew(ref, 1)
 	require.Equal(t, []int{1}, numbers(first))
@@ -199,10 +196,7 @@ func TestErasureForgetsFormerAddresses(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.topic("writer-1")
-	for i := 1; i <= 2; i++ {
-		w.put(fanfare.Subscriber{ID: reader(i), Email: "both@mail.example"})
-		w.subscribe(i)
-	}
+	w.imported(1, 2, sharer)
 	ref := w.running("article-1", 10)
 	first := w.claimNew(ref, 1)
 	w.settle(ref, first.Call, fanfare.OutcomeAccepted)
@@ -240,6 +234,11 @@ func TestWhoSharesAnAddressIsNotSentToAfterTheEnd(t *testing.T) {
 	require.EqualValues(t, 1, n)
 	require.Empty(t, w.claimDue(ref, 10).Recipients)
 	require.Equal(t, "skipped duplicate_address", w.state(ref, 1))
+}
+
+// sharer has the same address as every other.
+func sharer(i int) fanfare.Subscriber {
+	return fanfare.Subscriber{ID: reader(i), Email: "both@mail.example"}
 }
 
 func (w *world) sharedBounce(ref fanfare.BatchRef, call fanfare.CallID) fanfare.ProviderEvent {
@@ -303,10 +302,7 @@ func TestErasureKeepsNoDoubtOpen(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, every)
 	w.topic("writer-1")
-	for i := 1; i <= 4; i++ {
-		w.put(phoned(i))
-		w.subscribe(i)
-	}
+	w.imported(1, 4, phoned)
 	ref := w.runningOn(fanfare.SMS, "article-1", "")
 	calls := w.singles(ref, 64)
 	require.Len(t, calls, 4)

@@ -32,11 +32,7 @@ func TestNoStatementReadsMoreThanItsChunk(t *testing.T) {
 			var events []fanfare.ProviderEvent
 			var doubts []fanfare.Doubt
 			// Each is done as often as it says, with so many recipients every time.
-			for _, step := range []struct {
-				name  string
-				times int
-				do    func(l *ledger.Ledger) error
-			}{
+			for _, step := range []step{
 				{"claim new", 2 * rounds, func(l *ledger.Ledger) error {
 					ref.N = 1 + len(open)/(size/chunk)
 					c, err := tryNew(ctx, l, ref, chunk)
@@ -110,19 +106,7 @@ func TestNoStatementReadsMoreThanItsChunk(t *testing.T) {
 					return err
 				}},
 			} {
-				before := w.read()
-				l, err := ledger.Open(ctx, w.url+"&plan_cache_mode="+mode, 1, ledger.Config{Ladder: make([]time.Duration, 8), DoubtPolicy: map[fanfare.Channel]ledger.Policy{fanfare.Email: ledger.Resend}})
-				require.NoError(t, err)
-				for range step.times {
-					require.NoError(t, step.do(l), step.name)
-				}
-				l.Close()
-				for table, rows := range w.read() {
-					// A recipient's row may be read by several parts of a statement, and
-					// its page's dead versions with it. One reading of a whole
-					// table is a multiple of this.
-					require.LessOrEqual(t, rows-before[table], int64(6*chunk*step.times), "%s: rows of %s", step.name, table)
-				}
+				w.readsAtMost(6*chunk*step.times, step, mode)
 			}
 		})
 	}
@@ -159,11 +143,7 @@ func TestNoStatementReadsMoreThanItsCalls(t *testing.T) {
 				open = open[1:]
 				return l.SettleAll(ctx, ref, all)
 			}
-			for _, step := range []struct {
-				name  string
-				times int
-				do    func(l *ledger.Ledger) error
-			}{
+			for _, step := range []step{
 				{"claim new", rounds, func(l *ledger.Ledger) error {
 					c, err := l.ClaimNew(ctx, ref, wanted)
 					open = append(open, c.Calls)
@@ -183,16 +163,7 @@ func TestNoStatementReadsMoreThanItsCalls(t *testing.T) {
 					return err
 				}},
 			} {
-				before := w.read()
-				l, err := ledger.Open(ctx, w.url+"&plan_cache_mode="+mode, 1, ledger.Config{Ladder: make([]time.Duration, 8)})
-				require.NoError(t, err)
-				for range step.times {
-					require.NoError(t, step.do(l), step.name)
-				}
-				l.Close()
-				for table, rows := range w.read() {
-					require.LessOrEqual(t, rows-before[table], int64(6*chunk*step.times), "%s: rows of %s", step.name, table)
-				}
+				w.readsAtMost(6*chunk*step.times, step, mode)
 			}
 		})
 	}
@@ -240,6 +211,31 @@ func (w *world) crowd(n int) {
 		SELECT publication_id, uuid_v7(), channel, batch, 1, 1, 1, 'sendgrid', now(), now() + interval '1 s', now() + interval '15 s' FROM deliveries`)
 	w.exec(`SET session_replication_role = origin`)
 	w.exec(`VACUUM ANALYZE`)
+}
+
+// step is something that the ledger does so many times.
+type step struct {
+	name  string
+	times int
+	do    func(l *ledger.Ledger) error
+}
+
+// readsAtMost does a step in a session of its own, which plans in one way, and holds how
+// many rows of each table that reads.
+func (w *world) readsAtMost(most int, s step, planMode string) {
+	w.t.Helper()
+	before := w.read()
+	l, err := ledger.Open(w.t.Context(), w.url+"&plan_cache_mode="+planMode, 1, ledger.Config{Ladder: make([]time.Duration, 8), DoubtPolicy: map[fanfare.Channel]ledger.Policy{fanfare.Email: ledger.Resend}})
+	require.NoError(w.t, err)
+	for range s.times {
+		require.NoError(w.t, s.do(l), s.name)
+	}
+	l.Close()
+	for table, rows := range w.read() {
+		// A recipient's row may be read by several parts of a statement, and its page's
+		// dead versions with it. One reading of a whole table is a multiple of this.
+		require.LessOrEqual(w.t, rows-before[table], int64(most), "%s: rows of %s", s.name, table)
+	}
 }
 
 // read is how many rows of each table all sessions that have ended have read.

@@ -320,10 +320,7 @@ func TestRefusalsOfSettlesAtOnceDoNotDeadlock(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, every)
 	w.topic("writer-1")
-	for i := 1; i <= 3; i++ {
-		w.put(phoned(i))
-		w.subscribe(i)
-	}
+	w.imported(1, 3, phoned)
 	var refs []fanfare.BatchRef
 	var settled [][]fanfare.Settlement
 	for n, order := range [][]int{{1, 2, 3}, {3, 2, 1}} {
@@ -360,10 +357,7 @@ func TestADeadTokenWaitsForNobodyWhoRegistersIt(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, every)
 	w.topic("writer-1")
-	for i := 1; i <= 2; i++ {
-		w.put(phoned(i))
-		w.subscribe(i)
-	}
+	w.imported(1, 2, phoned)
 	ref := w.runningOn(fanfare.Push, "article-1", fanfare.Bulk)
 	call := w.singles(ref, 1)[0]
 	token := phoned(1).Devices[0]
